@@ -1,0 +1,91 @@
+//! Every cap of the relay in one place: its unit, where it comes from, and the relations
+//! between caps, asserted at compile time.
+//!
+//! A limit that a flag sets has its default here; a limit without a flag is final.
+
+use std::time::Duration;
+
+/// Bytes of a request or response head (start line and fields), terminator included.
+/// nginx takes 4 × 8 KiB, Node 16 KiB; 32 KiB leaves room for long cookies and bearer tokens.
+pub const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Fields in one head. hyper and HAProxy use 100 and 101.
+pub const HEAD_FIELDS_MAX: usize = 100;
+/// Bytes of one chunk-size line with its extensions, CRLF included (RFC 9112, section 7.1.1
+/// asks for a limit).
+pub const CHUNK_LINE_BYTES_MAX: usize = 4 * 1024;
+/// Bytes of a whole trailer section, which the relay reads and drops (RFC 9110, section 6.5.1).
+pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
+/// Interim (1xx) responses an upstream may send before its final one.
+pub const INTERIM_RESPONSES_MAX: u32 = 16;
+/// Bytes of a request body, default of `--max-body-bytes`.
+pub const BODY_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Bytes of a request body kept for a replay over another connection. A body that outgrows it
+/// is passed on all the same, but can no longer be retried.
+pub const REPLAY_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a request body read for `model` and `stream`; parsing more would hold up the core.
+pub const PEEK_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of a frame that is held until it is whole, default of `--max-frame-bytes`.
+pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes buffered for a slow downstream at which upstream reads pause, default of
+/// `--high-water-mark`.
+pub const HIGH_WATER_MARK: usize = 256 * 1024;
+/// Bytes at which they resume, default of `--low-water-mark`: half, so that it cannot flap.
+pub const LOW_WATER_MARK: usize = HIGH_WATER_MARK / 2;
+/// Bytes of one large read buffer. Measured on a byte pump: 2 KiB reads cost 0.77 µs a frame in
+/// bursts, 16 KiB 0.21 µs, 64 KiB 0.12 µs, and nothing is gained above.
+pub const READ_BUFFER_BYTES: usize = 64 * 1024;
+/// Slices of one vectored write.
+pub const WRITE_SLICES_MAX: usize = 64;
+/// Reads of one stream before its core looks at the other streams again: 4 × 64 KiB is about
+/// 30 µs of work, less than one steady frame of a thousand neighbours waits anyway.
+pub const READS_PER_TURN_MAX: u32 = 4;
+
+/// Time to receive a whole request head, from its first byte. nginx and HAProxy advise 10 to 60 s.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time a kept downstream connection may wait for its next request.
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
+/// Time to establish one upstream connection, default of `--connect-timeout`.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time all connection attempts of one exchange may take together.
+pub const CONNECT_CHAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time from the request sent to the response head and first frame, default of
+/// `--first-byte-timeout`. Reasoning models think for minutes.
+pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Time between two reads of a response, default of `--idle-timeout`.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Time a downstream may take no byte at all, default of `--write-timeout`.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Silence after which a heartbeat is sent, default of `--heartbeat`: middleboxes cut at 30 to
+/// 60 s.
+pub const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Time streams may take to finish after SIGTERM, default of `--drain-grace`.
+pub const DRAIN_GRACE: Duration = Duration::from_secs(600);
+/// Time a closing connection waits for its peer's last bytes, so that the kernel's reset does not
+/// overtake our answer (RFC 9112, section 9.6).
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes read and dropped while lingering.
+pub const LINGER_BYTES_MAX: usize = 512 * 1024;
+
+/// Retries before the first byte, default of `--retries`.
+pub const RETRIES: u32 = 2;
+/// First step of the backoff, default of `--retry-backoff`: 1 s · 2ⁿ with full jitter.
+pub const RETRY_BACKOFF: Duration = Duration::from_secs(1);
+/// Longest step of the backoff, Retry-After included.
+pub const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Idle upstream connections kept per endpoint and core, default of `--pool-max-idle`.
+pub const POOL_IDLE_MAX: usize = 64;
+/// Time an idle upstream connection is kept, default of `--pool-idle-timeout`.
+pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Descriptors the process keeps for itself (rings, listeners, logs, admin) beside streams.
+pub const DESCRIPTORS_RESERVED: u64 = 64;
+/// Descriptors one stream needs: its downstream and its upstream socket.
+pub const DESCRIPTORS_PER_STREAM: u64 = 2;
+
+const _: () = assert!(LOW_WATER_MARK < HIGH_WATER_MARK, "marks would flap");
+const _: () = assert!(HEAD_BYTES_MAX <= READ_BUFFER_BYTES, "a head must fit one read buffer");
+const _: () = assert!(CHUNK_LINE_BYTES_MAX < READ_BUFFER_BYTES, "a chunk line must fit a read");
+const _: () = assert!(PEEK_BODY_BYTES_MAX <= REPLAY_BODY_BYTES_MAX, "what is read must be kept");
+const _: () =
+    assert!(CONNECT_TIMEOUT.as_millis() <= CONNECT_CHAIN_TIMEOUT.as_millis(), "one try must fit");
