@@ -1,1 +1,153 @@
-//! (to come)
+//! Core-local pool of byte blocks.
+//!
+//! A block is taken when bytes are about to arrive and goes back when the last of them has left,
+//! so a stream that waits holds none. The pool belongs to the thread: taking and returning are a
+//! push and a pop, without lock or reference count, and the block that was used last (its lines
+//! still in cache) is used next.
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+
+use crate::limits::READ_BUFFER_BYTES;
+
+/// Sizes of blocks in bytes. Small ones hold what a slow stream has left over, so that a hundred
+/// bytes do not pin a read buffer.
+const CLASSES: [usize; 4] = [1024, 4 * 1024, 16 * 1024, READ_BUFFER_BYTES];
+/// Bytes of free blocks kept per class and core; what is returned beyond goes to the allocator.
+const FREE_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// A block of bytes, returned to its core's pool when dropped.
+///
+/// Invariant: its length is one of the pool's class sizes. Its content is whatever was there
+/// before: the holder knows which part it has filled.
+#[derive(Debug)]
+pub struct Block {
+    data: Box<[u8]>,
+    // The pool is the thread's; a block must not wander.
+    _core_local: PhantomData<*const ()>,
+}
+
+/// What one core's pool holds and has handed out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolUsage {
+    /// Blocks in use now.
+    pub blocks: usize,
+    /// Bytes of the blocks in use now.
+    pub bytes: usize,
+    /// Bytes of the blocks kept free.
+    pub free_bytes: usize,
+}
+
+#[derive(Default)]
+struct Pool {
+    free: [Vec<Box<[u8]>>; CLASSES.len()],
+    usage: PoolUsage,
+}
+
+thread_local! {
+    static POOL: RefCell<Pool> = RefCell::default();
+}
+
+impl Block {
+    /// A block of at least `bytes` bytes, the smallest that fits; requests above
+    /// [`READ_BUFFER_BYTES`] get that size.
+    pub fn with_room(bytes: usize) -> Self {
+        let class = CLASSES.iter().position(|&size| size >= bytes).unwrap_or(CLASSES.len() - 1);
+        let size = CLASSES[class];
+        let data = POOL.with_borrow_mut(|pool| {
+            pool.usage.blocks += 1;
+            pool.usage.bytes += size;
+            let reused = pool.free[class].pop();
+            if reused.is_some() {
+                pool.usage.free_bytes -= size;
+            }
+            reused
+        });
+        Self {
+            data: data.unwrap_or_else(|| vec![0; size].into_boxed_slice()),
+            _core_local: PhantomData,
+        }
+    }
+
+    /// A block to receive into while data flows.
+    pub fn for_reading() -> Self {
+        Self::with_room(READ_BUFFER_BYTES)
+    }
+
+    /// Its bytes.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// Its bytes, to be written.
+    #[inline]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.data
+    }
+
+    /// Its size in bytes.
+    #[inline]
+    pub fn size(&self) -> usize {
+        self.data.len()
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        let data = std::mem::take(&mut self.data);
+        let size = data.len();
+        // While a thread ends its pool may be gone already; then the allocator takes the block.
+        let _ = POOL.try_with(|pool| {
+            let mut pool = pool.borrow_mut();
+            pool.usage.blocks -= 1;
+            pool.usage.bytes -= size;
+            let class = CLASSES.iter().position(|&class| class == size);
+            if let Some(class) = class
+                && (pool.free[class].len() + 1) * size <= FREE_BYTES_MAX
+            {
+                pool.usage.free_bytes += size;
+                pool.free[class].push(data);
+            }
+        });
+    }
+}
+
+/// What this core's pool holds and has handed out.
+pub fn pool_usage() -> PoolUsage {
+    POOL.with_borrow(|pool| pool.usage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_fitting_class_is_taken_and_comes_back() {
+        let before = pool_usage();
+        for (asked, size) in
+            [(0, 1024), (1024, 1024), (1025, 4096), (65536, 65536), (1 << 20, 65536)]
+        {
+            let block = Block::with_room(asked);
+            assert_eq!(block.size(), size);
+            assert_eq!(pool_usage().bytes, before.bytes + size);
+        }
+        assert_eq!(pool_usage().blocks, before.blocks);
+    }
+
+    #[test]
+    fn the_last_block_returned_is_the_next_one_taken() {
+        let mut block = Block::for_reading();
+        block.bytes_mut()[0] = 42;
+        drop(block);
+        assert_eq!(Block::for_reading().bytes()[0], 42);
+    }
+
+    #[test]
+    fn free_blocks_are_bounded() {
+        let many: Vec<Block> = (0..100).map(|_| Block::for_reading()).collect();
+        drop(many);
+        assert!(pool_usage().free_bytes <= CLASSES.len() * FREE_BYTES_MAX);
+        assert_eq!(pool_usage().blocks, 0);
+    }
+}
