@@ -65,6 +65,11 @@ outcomes! {
 }
 
 impl Outcome {
+    /// Whether the attempt failed before the upstream said anything.
+    pub const fn is_before_first_byte(self) -> bool {
+        matches!(self, Self::UpstreamNoAnswer | Self::FirstByteTimeout)
+    }
+
     /// Whether the client received all there was.
     pub const fn is_complete(self) -> bool {
         matches!(self, Self::Done | Self::UpstreamClosed)

@@ -1,1 +1,3 @@
-//! (to come)
+//! Which upstream is tried, how often, and when again.
+
+pub mod retry;

@@ -138,6 +138,33 @@ impl WriteBuffer {
         self.held_from = position;
     }
 
+    /// Says that no byte is wanted by anyone but the pieces.
+    pub fn hold_nothing(&mut self) {
+        self.held_from = self.received;
+    }
+
+    /// Moves the bytes of `ranges` together where they lie in one block, overwriting what is
+    /// between them, and joins the ranges so. For held bytes only: no piece may reach there.
+    pub fn compact(&mut self, ranges: &mut Vec<Range<u64>>) {
+        let mut joined: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
+        for range in ranges.drain(..) {
+            let target = joined.last_mut().and_then(|last| {
+                let holds = |s: &&mut Segment| s.base < last.end && range.end <= s.end();
+                self.segments.iter_mut().find(holds).map(|segment| (segment, last))
+            });
+            match target {
+                Some((segment, last)) => {
+                    let at = |position: u64| (position - segment.base) as usize;
+                    let (from, to, into) = (at(range.start), at(range.end), at(last.end));
+                    segment.block.bytes_mut().copy_within(from..to, into);
+                    last.end += range.end - range.start;
+                }
+                None => joined.push(range),
+            }
+        }
+        *ranges = joined;
+    }
+
     /// Bytes queued to be sent.
     #[inline]
     pub fn queued(&self) -> usize {

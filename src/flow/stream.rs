@@ -1,0 +1,446 @@
+//! One direction of an exchange: bytes as received on one side become bytes to send on the other.
+//!
+//! ```text
+//!  received -> body decoder -> frame scanner -> release -> framing -> queued
+//! ```
+//!
+//! *Release* is the one decision here: an event stream is released frame by frame, so that a
+//! heartbeat or an error can stand between any two bytes that were sent, and a cut stream never
+//! shows half an event; any other body is released as it comes.
+//!
+//! *Framing* costs no copy. Where both sides speak chunked and the upstream's chunks end where
+//! frames end, which is how providers write, the upstream's own framing is sent on with the
+//! payload as it lies in the buffer: one contiguous range, however many chunks it holds. Anything
+//! else (a frame over several chunks, chunk extensions, other framing) becomes one chunk of ours
+//! around the ranges of payload.
+
+use std::ops::Range;
+
+use super::write_buffer::{LINE_BYTES_MAX, WriteBuffer};
+use crate::dialect::Dialect;
+use crate::http1::body::{BodyDecoder, BodyError, Step};
+use crate::http1::chunked::encode_chunk_line;
+use crate::sse::scanner::Scanner;
+
+/// How the body is framed on the side it is sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outgoing {
+    /// HTTP/1.1 chunks.
+    Chunked,
+    /// As it is: a length was announced, or the connection's close ends it.
+    Plain,
+}
+
+/// Limits of one stream, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Marks {
+    /// Queued bytes at which reading pauses.
+    pub high: usize,
+    /// Queued bytes at which it resumes.
+    pub low: usize,
+    /// Bytes of a frame that is held until it is whole; a longer one is passed on in pieces.
+    pub frame_max: usize,
+}
+
+/// What a stream has carried.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Carried {
+    /// Frames that ended.
+    pub frames: u64,
+    /// Payload bytes received.
+    pub bytes_in: u64,
+    /// Payload bytes queued for the other side, without framing and without frames of our own.
+    pub bytes_out: u64,
+    /// Crossings of the high-water mark.
+    pub pauses: u32,
+}
+
+#[derive(Debug)]
+struct Events {
+    scanner: Scanner,
+    dialect: Dialect,
+    /// The first bytes of the frame in progress, for telling the dialect's last event.
+    prefix: [u8; Dialect::TERMINAL_PREFIX_BYTES],
+    prefix_len: usize,
+    /// The dialect's last event has passed.
+    terminal: bool,
+    /// A frame above the limit is on its way in pieces; nothing may be inserted until it ends.
+    overlong: bool,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Stream {
+    buffer: WriteBuffer,
+    decoder: BodyDecoder,
+    outgoing: Outgoing,
+    /// Present for event streams.
+    events: Option<Events>,
+    marks: Marks,
+    carried: Carried,
+    /// Position up to which received bytes have been dealt with: queued, or framing that is gone.
+    released: u64,
+    /// `released` is between two upstream chunks, and all framing since is canonical.
+    clean: bool,
+    /// Payload after `released`, in order; adjacent ranges are one.
+    pending: Vec<Range<u64>>,
+    paused: bool,
+    ended: bool,
+}
+
+/// Ranges of payload one release may have; a body in more pieces (one-byte chunks) is moved
+/// together instead.
+const PENDING_RANGES_MAX: usize = 24;
+
+impl Stream {
+    /// A stream that passes every byte on as it comes.
+    pub fn opaque(decoder: BodyDecoder, outgoing: Outgoing, marks: Marks) -> Self {
+        Self {
+            buffer: WriteBuffer::default(),
+            clean: outgoing == Outgoing::Chunked && decoder.at_boundary(),
+            decoder,
+            outgoing,
+            events: None,
+            marks,
+            carried: Carried::default(),
+            released: 0,
+            pending: Vec::new(),
+            paused: false,
+            ended: false,
+        }
+    }
+
+    /// An event stream: whole frames only.
+    pub fn events(
+        decoder: BodyDecoder,
+        outgoing: Outgoing,
+        marks: Marks,
+        dialect: Dialect,
+    ) -> Self {
+        let events = Events {
+            scanner: Scanner::default(),
+            dialect,
+            prefix: [0; Dialect::TERMINAL_PREFIX_BYTES],
+            prefix_len: 0,
+            terminal: false,
+            overlong: false,
+        };
+        Self { events: Some(events), ..Self::opaque(decoder, outgoing, marks) }
+    }
+
+    /// Room to receive into.
+    pub fn room(&mut self) -> &mut [u8] {
+        self.buffer.room()
+    }
+
+    /// Takes `bytes` that were received elsewhere (behind a head, in the head's buffer); returns
+    /// how many it took, at least one.
+    ///
+    /// # Errors
+    /// As [`received`](Self::received).
+    pub fn receive_copy(&mut self, bytes: &[u8]) -> Result<usize, BodyError> {
+        let room = self.buffer.room();
+        let n = bytes.len().min(room.len());
+        room[..n].copy_from_slice(&bytes[..n]);
+        let unused = self.received(n)?;
+        Ok(n - unused)
+    }
+
+    /// Takes `n` bytes written to the start of [`room`](Self::room) as received, and queues what
+    /// may be sent. Returns how many bytes at their end lie behind the end of the body.
+    ///
+    /// # Errors
+    /// The body's framing is broken; what came before the fault is queued.
+    pub fn received(&mut self, n: usize) -> Result<usize, BodyError> {
+        let first = self.buffer.received(n);
+        let mut at = 0;
+        // Positions: the end of the last frame seen, and the last place between two chunks that
+        // is also the end of a frame.
+        let mut boundary = self.released;
+        let mut clean_to = None;
+        let result = loop {
+            if at == n || self.ended {
+                break Ok(n - at);
+            }
+            let bytes = &self.buffer.fresh(first)[at..];
+            match self.decoder.step(bytes) {
+                Ok(Step::Data(len)) => {
+                    let payload = first + at as u64;
+                    let scanned = match &mut self.events {
+                        Some(events) => {
+                            let (frames, end) = events.take(&bytes[..len]);
+                            self.carried.frames += frames;
+                            end
+                        }
+                        None => len,
+                    };
+                    if scanned > 0 {
+                        boundary = payload + scanned as u64;
+                    }
+                    self.carried.bytes_in += len as u64;
+                    at += len;
+                    self.hold(payload..first + at as u64);
+                }
+                Ok(Step::Framing(len)) => {
+                    at += len;
+                    let position = first + at as u64;
+                    if self.decoder.at_boundary() && self.at_frame_boundary() {
+                        if self.pending.is_empty() {
+                            self.released = position;
+                            self.clean = self.outgoing == Outgoing::Chunked;
+                        } else if self.clean && self.decoder.plain() {
+                            clean_to = Some(position);
+                            self.pending.clear();
+                        }
+                    }
+                    self.clean &= self.decoder.plain();
+                }
+                Ok(Step::End(len)) => {
+                    at += len;
+                    self.ended = true;
+                    // The last chunk is not part of a clean range: the end is ours to tell.
+                    boundary = first + at as u64;
+                }
+                Ok(Step::NeedMore) => break Ok(0),
+                Err(error) => break Err(error),
+            }
+        };
+        if let Some(position) = clean_to {
+            self.release_clean(position);
+        }
+        self.release_to(boundary);
+        if self.held() > self.marks.frame_max || self.is_overlong() {
+            self.release_overlong();
+        }
+        self.ended |= result.is_err();
+        // A clean range yet to come is sent with its framing, so that is held as well.
+        let held_from = match self.pending.first() {
+            _ if self.clean && !self.ended => self.released,
+            Some(range) => range.start,
+            None => first + n as u64,
+        };
+        self.buffer.hold_from(held_from);
+        if self.buffer.queued() >= self.marks.high && !self.paused {
+            self.paused = true;
+            self.carried.pauses += 1;
+        }
+        result
+    }
+
+    /// Notes payload that was received.
+    fn hold(&mut self, range: Range<u64>) {
+        if let Some(last) = self.pending.last_mut()
+            && last.end == range.start
+        {
+            last.end = range.end;
+            return;
+        }
+        self.pending.push(range);
+        if self.pending.len() > PENDING_RANGES_MAX {
+            self.join_pending();
+        }
+    }
+
+    /// Puts scattered payload into one buffer of its own, so that a body in tiny chunks cannot
+    /// make the queue longer than its bytes.
+    fn join_pending(&mut self) {
+        self.clean = false;
+        self.buffer.compact(&mut self.pending);
+    }
+
+    /// Sends on the upstream's own chunks up to `position`.
+    fn release_clean(&mut self, position: u64) {
+        let payload: u64 = self.pending.iter().map(|range| range.end - range.start).sum();
+        debug_assert!(self.pending.iter().all(|range| range.start >= position));
+        self.carried.bytes_out = self.carried.bytes_in - payload;
+        self.buffer.push_raw(self.released..position);
+        self.released = position;
+    }
+
+    /// Queues the payload before `boundary`, as one chunk where the other side wants chunks.
+    fn release_to(&mut self, boundary: u64) {
+        let payload: u64 = self
+            .pending
+            .iter()
+            .map(|range| boundary.min(range.end).saturating_sub(range.start))
+            .sum();
+        if payload == 0 {
+            return;
+        }
+        self.carried.bytes_out += payload;
+        if self.outgoing == Outgoing::Chunked {
+            let mut line = [0; LINE_BYTES_MAX];
+            let len = encode_chunk_line(payload as usize, &mut line);
+            self.buffer.push_line(&line[..len]);
+        }
+        let mut whole = 0;
+        for range in &mut self.pending {
+            let end = range.end.min(boundary);
+            if range.start < end {
+                self.buffer.push_raw(range.start..end);
+                range.start = end;
+            }
+            whole += usize::from(range.start == range.end);
+        }
+        self.pending.drain(..whole);
+        if self.outgoing == Outgoing::Chunked {
+            self.buffer.push_static(b"\r\n");
+        }
+        self.released = boundary;
+        self.clean = false;
+    }
+
+    fn release_overlong(&mut self) {
+        let end = self.pending.last().map_or(self.released, |range| range.end);
+        self.release_to(end);
+        let at_boundary = self.at_frame_boundary();
+        if let Some(events) = &mut self.events {
+            events.overlong = !at_boundary;
+        }
+    }
+
+    fn held(&self) -> usize {
+        self.pending.iter().map(|range| (range.end - range.start) as usize).sum()
+    }
+
+    fn at_frame_boundary(&self) -> bool {
+        self.events.as_ref().is_none_or(|events| events.scanner.at_boundary())
+    }
+
+    /// Whether a frame above the limit is being passed on in pieces.
+    pub fn is_overlong(&self) -> bool {
+        self.events.as_ref().is_some_and(|events| events.overlong)
+    }
+
+    /// Queues a frame of our own (heartbeat, error) between two frames. Returns false, and
+    /// queues nothing, while an over-long frame is on its way or the body has ended.
+    pub fn insert(&mut self, frame: &[u8]) -> bool {
+        if self.is_overlong() || self.events.is_none() || frame.is_empty() {
+            return false;
+        }
+        if self.outgoing == Outgoing::Chunked {
+            let mut line = [0; LINE_BYTES_MAX];
+            let len = encode_chunk_line(frame.len(), &mut line);
+            self.buffer.push_line(&line[..len]);
+            self.buffer.push_own(frame.into());
+            self.buffer.push_static(b"\r\n");
+        } else {
+            self.buffer.push_own(frame.into());
+        }
+        true
+    }
+
+    /// Ends the body in order: what is held goes out as it stands (the bytes are not ours to
+    /// drop; a parser discards an unfinished event), then the last chunk.
+    pub fn finish(&mut self) {
+        let end = self.pending.last().map_or(self.released, |range| range.end);
+        self.release_to(end);
+        self.buffer.hold_nothing();
+        if self.outgoing == Outgoing::Chunked {
+            self.buffer.push_static(b"0\r\n\r\n");
+        }
+    }
+
+    /// Gives up what is held: half an event of a broken body must not go out.
+    pub fn discard_held(&mut self) {
+        self.pending.clear();
+        self.clean = false;
+        self.buffer.hold_nothing();
+    }
+
+    /// The bytes to send.
+    pub fn buffer(&self) -> &WriteBuffer {
+        &self.buffer
+    }
+
+    /// Takes `n` queued bytes as sent; true when this lets reading resume.
+    pub fn sent(&mut self, n: usize) -> bool {
+        self.buffer.sent(n);
+        if self.paused && self.buffer.queued() <= self.marks.low {
+            self.paused = false;
+            return true;
+        }
+        false
+    }
+
+    /// Gives memory back before waiting.
+    pub fn settle(&mut self) {
+        self.buffer.settle();
+        if self.pending.is_empty() && self.pending.capacity() > 4 {
+            self.pending = Vec::new();
+        }
+    }
+
+    /// Whether more may be read: the body goes on and the queue is below its mark. A held frame
+    /// alone never stops reading, or it could not become whole.
+    pub fn wants_more(&self) -> bool {
+        !self.ended
+            && !self.paused
+            && !(self.buffer.queued() > 0 && self.buffer.is_full(self.marks.high))
+    }
+
+    /// Whether the body is over (in order or by a fault).
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// The body's decoder.
+    pub fn decoder(&self) -> &BodyDecoder {
+        &self.decoder
+    }
+
+    /// Whether it is an event stream.
+    pub fn is_events(&self) -> bool {
+        self.events.is_some()
+    }
+
+    /// What has been carried so far.
+    pub fn carried(&self) -> Carried {
+        self.carried
+    }
+
+    /// Whether the dialect's last event has passed, or the dialect has none.
+    pub fn is_finished_by_dialect(&self) -> bool {
+        self.events
+            .as_ref()
+            .is_none_or(|events| events.terminal || !events.dialect.has_terminal())
+    }
+
+    /// The stream's dialect, as known by now.
+    pub fn dialect(&self) -> Option<Dialect> {
+        self.events.as_ref().map(|events| events.dialect)
+    }
+}
+
+impl Events {
+    /// Scans payload; returns the frames that ended in it and the offset after the last.
+    fn take(&mut self, payload: &[u8]) -> (u64, usize) {
+        let scan = self.scanner.scan(payload);
+        if scan.frames > 0 {
+            let start = if scan.last_continued { 0 } else { scan.last };
+            if !scan.last_continued {
+                self.prefix_len = 0;
+            }
+            self.keep_prefix(&payload[start..scan.end]);
+            let prefix = &self.prefix[..self.prefix_len];
+            if self.dialect == Dialect::Generic
+                && let Some(dialect) = Dialect::from_first_frame(prefix)
+            {
+                self.dialect = dialect;
+            }
+            self.terminal |= self.dialect.is_terminal(prefix);
+        }
+        if scan.end > 0 {
+            self.prefix_len = 0;
+            self.overlong = false;
+        }
+        self.keep_prefix(&payload[scan.end..]);
+        (u64::from(scan.frames), scan.end)
+    }
+
+    fn keep_prefix(&mut self, bytes: &[u8]) {
+        let n = bytes.len().min(self.prefix.len() - self.prefix_len);
+        self.prefix[self.prefix_len..self.prefix_len + n].copy_from_slice(&bytes[..n]);
+        self.prefix_len += n;
+    }
+}
