@@ -1,1 +1,18 @@
-//! (to come)
+//! Event streams as bytes (HTML Standard, section 9.2 "Server-sent events").
+//!
+//! - [`scanner`] finds where frames end, in place, across any split of the bytes;
+//! - [`event`] reads the fields of one frame, lazily, and holds a small whole-stream parser;
+//! - [`encode`] writes events and comments.
+//!
+//! The relay's own path uses only the scanner: frames go downstream as the bytes they came in.
+
+pub mod encode;
+pub mod event;
+pub mod scanner;
+
+pub use encode::{EncodeError, EventText, encode};
+pub use event::{Event, Field, Line, Message, Parser, ParserFull, fields, lines};
+pub use scanner::{Scan, Scanner};
+
+/// The byte order mark that a stream may begin with; `UTF-8 decode` drops it.
+pub const BOM: &[u8] = b"\xEF\xBB\xBF";
