@@ -1,1 +1,219 @@
-//! (to come)
+//! The data path: one downstream connection, its exchanges, and the pump between two sockets.
+//!
+//! All of it runs on one core, in one task per connection; [`Core`] is what that core's tasks
+//! share.
+
+pub mod answer;
+pub mod ask;
+pub mod connection;
+pub mod exchange;
+pub mod inbox;
+pub mod pump;
+pub mod record;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+use slab::Slab;
+
+use crate::balance::retry::RetryRule;
+use crate::config::plan::{Endpoint, ExchangePlan};
+use crate::net::resolver::Resolved;
+use crate::relay::record::Live;
+use crate::telemetry::log::AccessLog;
+use crate::telemetry::metrics::WorkerMetrics;
+use crate::telemetry::streams::StreamInfo;
+use crate::upstream::pool::{Dropped, Pool};
+
+/// How far the core's shutdown has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Serving.
+    Serving,
+    /// No new connections; what runs may finish.
+    Draining,
+    /// The grace is over: what still runs is ended.
+    Ending,
+}
+
+/// What the tasks of one core share. Never crosses threads.
+pub struct Core {
+    /// The worker's number, from 0.
+    pub worker: usize,
+    /// How exchanges are to be done.
+    pub plan: ExchangePlan,
+    /// When they are tried again.
+    pub retry: RetryRule,
+    /// Where they go.
+    pub endpoint: Endpoint,
+    /// The endpoint's addresses.
+    pub addresses: Resolved,
+    /// Idle upstream connections.
+    pub pool: Pool,
+    /// This worker's counters.
+    pub metrics: Arc<WorkerMetrics>,
+    /// Where access lines go.
+    pub access: AccessLog,
+    /// Streams this core may carry at once.
+    pub streams_max: usize,
+    streams: Cell<usize>,
+    stage: Cell<Stage>,
+    connections: RefCell<Slab<Connected>>,
+}
+
+/// A live connection, so that it can be woken and shown.
+struct Connected {
+    waker: Option<Waker>,
+    live: Option<Rc<Live>>,
+}
+
+/// What a core is made of; see the fields of [`Core`].
+pub struct CoreParts {
+    /// The worker's number.
+    pub worker: usize,
+    /// How exchanges are to be done.
+    pub plan: ExchangePlan,
+    /// Where they go.
+    pub endpoint: Endpoint,
+    /// The endpoint's addresses.
+    pub addresses: Resolved,
+    /// The worker's counters.
+    pub metrics: Arc<WorkerMetrics>,
+    /// Where access lines go.
+    pub access: AccessLog,
+    /// Streams this core may carry at once.
+    pub streams_max: usize,
+}
+
+impl Core {
+    /// A core that serves.
+    pub fn new(parts: CoreParts) -> Rc<Self> {
+        let plan = parts.plan;
+        Rc::new(Self {
+            worker: parts.worker,
+            retry: RetryRule {
+                retries: plan.retry.retries,
+                backoff: plan.retry.backoff,
+                backoff_max: plan.retry.backoff_max,
+                statuses: plan.retry.statuses.clone(),
+                posts: plan.retry.posts,
+            },
+            pool: Pool::new(plan.pool.idle_max, plan.pool.idle_timeout),
+            plan,
+            endpoint: parts.endpoint,
+            addresses: parts.addresses,
+            metrics: parts.metrics,
+            access: parts.access,
+            streams_max: parts.streams_max,
+            streams: Cell::new(0),
+            stage: Cell::new(Stage::Serving),
+            connections: RefCell::default(),
+        })
+    }
+
+    /// How far the shutdown has come.
+    pub fn stage(&self) -> Stage {
+        self.stage.get()
+    }
+
+    /// Goes on to `stage`, and wakes every connection so that it sees it.
+    pub fn advance(&self, stage: Stage) {
+        if stage <= self.stage.get() {
+            return;
+        }
+        self.stage.set(stage);
+        self.pool.clear();
+        self.note_pool(Dropped::default());
+        for (_, connected) in self.connections.borrow().iter() {
+            if let Some(waker) = &connected.waker {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// Live connections.
+    pub fn connections(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
+    /// Looks after the pool; to be called now and then.
+    pub fn sweep(&self, now: Instant) {
+        let dropped = self.pool.sweep(now);
+        self.note_pool(dropped);
+        let usage = crate::buf::pool_usage();
+        self.metrics.buffers_in_use.set(usage.blocks as i64);
+        self.metrics.buffered_bytes.set(usage.bytes as i64);
+    }
+
+    fn note_pool(&self, dropped: Dropped) {
+        self.metrics.pool_dead.add(dropped.dead);
+        self.metrics.pool_expired.add(dropped.expired);
+        self.metrics.pool_idle.set(self.pool.len() as i64);
+    }
+
+    /// What is live now.
+    pub fn snapshot(&self, now: Instant) -> Vec<StreamInfo> {
+        let connections = self.connections.borrow();
+        connections.iter().filter_map(|(_, c)| c.live.as_ref()).map(|l| l.info(now)).collect()
+    }
+
+    /// Registers a connection for as long as the guard lives.
+    fn register(self: &Rc<Self>) -> Registration {
+        let key = self.connections.borrow_mut().insert(Connected { waker: None, live: None });
+        self.metrics.connections_active.add(1);
+        Registration { core: Rc::clone(self), key }
+    }
+
+    /// Takes a place for one exchange, or none if the core is full.
+    fn admit(self: &Rc<Self>) -> Option<Admission> {
+        if self.streams.get() >= self.streams_max {
+            return None;
+        }
+        self.streams.set(self.streams.get() + 1);
+        self.metrics.streams_active.add(1);
+        Some(Admission { core: Rc::clone(self) })
+    }
+}
+
+/// A connection's entry in its core.
+pub struct Registration {
+    core: Rc<Core>,
+    key: usize,
+}
+
+impl Registration {
+    /// Says which task to wake.
+    pub fn set_waker(&self, waker: &Waker) {
+        if let Some(connected) = self.core.connections.borrow_mut().get_mut(self.key) {
+            connected.waker = Some(waker.clone());
+        }
+    }
+
+    fn set_live(&self, live: Option<Rc<Live>>) {
+        if let Some(connected) = self.core.connections.borrow_mut().get_mut(self.key) {
+            connected.live = live;
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.core.connections.borrow_mut().try_remove(self.key);
+        self.core.metrics.connections_active.sub(1);
+    }
+}
+
+/// One exchange's place among the core's streams, given back when dropped.
+pub struct Admission {
+    core: Rc<Core>,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.core.streams.set(self.core.streams.get() - 1);
+        self.core.metrics.streams_active.sub(1);
+    }
+}

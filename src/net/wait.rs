@@ -1,0 +1,40 @@
+//! Waiting for one of several things without dropping the others.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use monoio::time::Sleep;
+
+/// Polls the future in `slot`, made by `make` where the slot is empty; empties the slot when it
+/// is ready. A slot that stays armed costs nothing more on the next wake.
+pub fn poll_slot<F: Future>(
+    mut slot: Pin<&mut Option<F>>,
+    make: impl FnOnce() -> F,
+    cx: &mut Context<'_>,
+) -> Poll<F::Output> {
+    if slot.is_none() {
+        slot.set(Some(make()));
+    }
+    let Some(future) = slot.as_mut().as_pin_mut() else { return Poll::Pending };
+    let output = ready!(future.poll(cx));
+    slot.set(None);
+    Poll::Ready(output)
+}
+
+/// One timer for a deadline that moves. Moving it later costs nothing until the old deadline
+/// comes; moving it earlier re-arms it.
+pub fn poll_deadline(
+    mut slot: Pin<&mut Option<Sleep>>,
+    deadline: Option<Instant>,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    let Some(deadline) = deadline else { return Poll::Pending };
+    let armed = slot.as_ref().as_pin_ref().map(|sleep| sleep.get_ref().deadline());
+    let wanted = monoio::time::Instant::from(deadline);
+    if armed.is_none_or(|armed| armed > wanted) {
+        slot.set(Some(monoio::time::sleep_until(wanted)));
+    }
+    poll_slot(slot, || monoio::time::sleep_until(wanted), cx)
+}

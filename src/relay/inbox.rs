@@ -1,0 +1,91 @@
+//! Bytes that came from a peer and have not been taken yet: the rest of a read behind a head, a
+//! body's beginning, a pipelined request. Holds no memory while it is empty.
+
+use std::io;
+
+use crate::buf::Block;
+use crate::limits::READ_BUFFER_BYTES;
+use crate::net::stream::Transport;
+
+/// See the module's description.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    block: Option<Block>,
+    start: usize,
+    end: usize,
+}
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// More bytes.
+    More,
+    /// Nothing there yet.
+    Nothing,
+    /// The peer has closed its side.
+    Closed,
+    /// No room left: the bytes held must be taken first.
+    Full,
+}
+
+impl Inbox {
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.block.as_ref().map_or(&[], |block| &block.bytes()[self.start..self.end])
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// Takes `n` bytes away; memory goes back with the last.
+    pub fn consume(&mut self, n: usize) {
+        self.start = (self.start + n).min(self.end);
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+
+    /// Reads what is there, never waiting.
+    ///
+    /// # Errors
+    /// The connection was reset or has failed.
+    pub fn fill(&mut self, transport: &Transport) -> io::Result<Filled> {
+        let block = self.block.get_or_insert_with(Block::for_reading);
+        if self.end == block.size() {
+            if self.start == 0 {
+                return Ok(Filled::Full);
+            }
+            block.bytes_mut().copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        let received = transport.try_recv(&mut block.bytes_mut()[self.end..]);
+        if let Ok(Some(n)) = received {
+            self.end += n;
+        }
+        if self.is_empty() {
+            *self = Self::default();
+        }
+        Ok(match received? {
+            Some(0) => Filled::Closed,
+            Some(_) => Filled::More,
+            None => Filled::Nothing,
+        })
+    }
+
+    /// Moves few bytes out of a large block, before a long wait.
+    pub fn settle(&mut self) {
+        let len = self.end - self.start;
+        if let Some(block) = &self.block
+            && block.size() == READ_BUFFER_BYTES
+            && len <= READ_BUFFER_BYTES / 8
+        {
+            let mut small = Block::with_room(len);
+            small.bytes_mut()[..len].copy_from_slice(self.bytes());
+            (self.start, self.end) = (0, len);
+            self.block = Some(small);
+        }
+    }
+}

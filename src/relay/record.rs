@@ -1,0 +1,249 @@
+//! The account of one exchange: what the access log, the metrics and `/streams` say of it.
+//!
+//! It is closed exactly once on every path: by [`Record::close`], or, when the task unwinds, by
+//! its drop.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{Core, Registration};
+use crate::clock;
+use crate::dialect::Dialect;
+use crate::flow::stream::Carried;
+use crate::http1::head::RequestHead;
+use crate::outcome::Outcome;
+use crate::telemetry::log::AccessLine;
+use crate::telemetry::streams::StreamInfo;
+
+/// The part of the account that others may look at while the exchange runs.
+pub struct Live {
+    /// The request's id, the client's own or ours.
+    pub request_id: Box<str>,
+    client: SocketAddr,
+    method: Box<str>,
+    path: Box<str>,
+    upstream: Box<str>,
+    worker: usize,
+    started: Instant,
+    /// What it is doing.
+    pub state: Cell<&'static str>,
+    /// The dialect as known by now.
+    pub dialect: Cell<Dialect>,
+    carried: Cell<Carried>,
+    last_frame: Cell<Option<Instant>>,
+}
+
+impl Live {
+    /// What `/streams` shows.
+    pub fn info(&self, now: Instant) -> StreamInfo {
+        let carried = self.carried.get();
+        let since = self.last_frame.get().unwrap_or(self.started);
+        StreamInfo {
+            request_id: self.request_id.to_string(),
+            client: self.client.to_string(),
+            method: self.method.to_string(),
+            path: self.path.to_string(),
+            dialect: self.dialect.get().as_str().to_owned(),
+            state: self.state.get().to_owned(),
+            upstream: self.upstream.to_string(),
+            started_ms_ago: millis(now - self.started),
+            frames: carried.frames,
+            bytes: carried.bytes_out,
+            idle_ms: millis(now - since),
+            worker: self.worker,
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// See the module's description.
+pub struct Record {
+    core: Rc<Core>,
+    /// The visible part.
+    pub live: Rc<Live>,
+    time: SystemTime,
+    /// Attempts made so far.
+    pub attempts: Cell<u32>,
+    /// The last attempt used a pooled connection.
+    pub reused: Cell<bool>,
+    /// The status sent downstream, 0 for none.
+    pub status: Cell<u16>,
+    /// It is an event stream.
+    pub stream: Cell<bool>,
+    /// The model named in the request's body.
+    pub model: RefCell<Option<String>>,
+    /// What went wrong, in one line.
+    pub error: RefCell<Option<String>>,
+    /// Heartbeats sent.
+    pub heartbeats: Cell<u32>,
+    first_byte: Cell<Option<Duration>>,
+    first_frame: Cell<Option<Duration>>,
+    longest_gap: Cell<Duration>,
+    closed: Cell<bool>,
+}
+
+impl Record {
+    /// Opens the account of a request.
+    pub(super) fn open(
+        core: &Rc<Core>,
+        registration: &Registration,
+        client: SocketAddr,
+        head: &RequestHead,
+        dialect: Dialect,
+    ) -> Self {
+        let live = Rc::new(Live {
+            request_id: request_id(head),
+            client,
+            method: head.method().into(),
+            path: head.path().into(),
+            upstream: core.endpoint.authority.as_str().into(),
+            worker: core.worker,
+            started: clock::now(),
+            state: Cell::new("connecting"),
+            dialect: Cell::new(dialect),
+            carried: Cell::default(),
+            last_frame: Cell::new(None),
+        });
+        registration.set_live(Some(Rc::clone(&live)));
+        core.metrics.requests.inc();
+        Self {
+            core: Rc::clone(core),
+            live,
+            time: SystemTime::now(),
+            attempts: Cell::new(0),
+            reused: Cell::new(false),
+            status: Cell::new(0),
+            stream: Cell::new(false),
+            model: RefCell::new(None),
+            error: RefCell::new(None),
+            heartbeats: Cell::new(0),
+            first_byte: Cell::new(None),
+            first_frame: Cell::new(None),
+            longest_gap: Cell::new(Duration::ZERO),
+            closed: Cell::new(false),
+        }
+    }
+
+    /// When the request's head was complete.
+    pub fn started(&self) -> Instant {
+        self.live.started
+    }
+
+    /// The response head came.
+    pub fn answered(&self, now: Instant) {
+        let took = now - self.live.started;
+        self.first_byte.set(Some(took));
+        self.core.metrics.first_byte.record(took);
+    }
+
+    /// Bytes were carried; `frames` of them ended just now.
+    pub fn carried(&self, now: Instant, carried: Carried) {
+        let before = self.live.carried.replace(carried);
+        let metrics = &self.core.metrics;
+        metrics.bytes_in.add(carried.bytes_in - before.bytes_in);
+        metrics.bytes_out.add(carried.bytes_out - before.bytes_out);
+        metrics.pauses.add(u64::from(carried.pauses - before.pauses));
+        let frames = carried.frames - before.frames;
+        if frames == 0 {
+            return;
+        }
+        metrics.frames.add(frames);
+        match self.live.last_frame.replace(Some(now)) {
+            None => {
+                let took = now - self.live.started;
+                self.first_frame.set(Some(took));
+                metrics.first_frame.record(took);
+            }
+            Some(last) => {
+                let gap = now - last;
+                metrics.frame_gap.record(gap);
+                if gap > self.longest_gap.get() {
+                    self.longest_gap.set(gap);
+                }
+            }
+        }
+    }
+
+    /// A heartbeat was sent.
+    pub fn heartbeat(&self) {
+        self.heartbeats.set(self.heartbeats.get() + 1);
+        self.core.metrics.heartbeats.inc();
+    }
+
+    /// A status went downstream.
+    pub fn responded(&self, status: u16) {
+        self.status.set(status);
+        let class = usize::from(status / 100).clamp(1, 5) - 1;
+        self.core.metrics.responses[class].inc();
+    }
+
+    /// Closes the account.
+    pub fn close(&self, outcome: Outcome) {
+        if self.closed.replace(true) {
+            return;
+        }
+        let metrics = &self.core.metrics;
+        metrics.exchanges[outcome as usize].inc();
+        let duration = clock::now() - self.live.started;
+        if self.stream.get() {
+            metrics.streams[outcome as usize].inc();
+            metrics.stream_duration.record(duration);
+        }
+        if !self.core.access.enabled() {
+            return;
+        }
+        let carried = self.live.carried.get();
+        let (model, error) = (self.model.borrow(), self.error.borrow());
+        let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
+        let line = AccessLine {
+            time: self.time,
+            request_id: &self.live.request_id,
+            client: self.live.client,
+            method: &self.live.method,
+            path: &self.live.path,
+            status: self.status.get(),
+            dialect: self.live.dialect.get().as_str(),
+            model: model.as_deref(),
+            outcome: outcome.as_str(),
+            attempts: self.attempts.get(),
+            reused: self.reused.get(),
+            stream: self.stream.get(),
+            frames: carried.frames,
+            bytes_in: carried.bytes_in,
+            bytes_out: carried.bytes_out,
+            first_byte_ms: self.first_byte.get().map(ms),
+            first_frame_ms: self.first_frame.get().map(ms),
+            duration_ms: ms(duration),
+            longest_gap_ms: self.first_frame.get().map(|_| ms(self.longest_gap.get())),
+            pauses: carried.pauses,
+            heartbeats: self.heartbeats.get(),
+            worker: self.core.worker,
+            error: error.as_deref(),
+        };
+        if !self.core.access.write(&line) {
+            metrics.log_lines_dropped.inc();
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        // Only an unwinding task comes here with an open account.
+        self.close(Outcome::Panicked);
+    }
+}
+
+/// The client's X-Request-Id where it is short and harmless, else a fresh one.
+fn request_id(head: &RequestHead) -> Box<str> {
+    let given = head.field("x-request-id").and_then(|value| std::str::from_utf8(value).ok());
+    let harmless = |c: u8| c.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&c);
+    match given {
+        Some(id) if !id.is_empty() && id.len() <= 128 && id.bytes().all(harmless) => id.into(),
+        _ => format!("{:032x}", fastrand::u128(..)).into(),
+    }
+}
