@@ -86,6 +86,14 @@ pub struct Stream {
     pending: Vec<Range<u64>>,
     paused: bool,
     ended: bool,
+    /// A copy of the payload, for sending it again.
+    kept: Option<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    payload: Vec<u8>,
+    bytes_max: usize,
 }
 
 /// Ranges of payload one release may have; a body in more pieces (one-byte chunks) is moved
@@ -107,7 +115,37 @@ impl Stream {
             pending: Vec::new(),
             paused: false,
             ended: false,
+            kept: None,
         }
+    }
+
+    /// The same stream, keeping a copy of its payload as long as that has at most `bytes_max`
+    /// bytes, so that it can be [restarted](Self::restart).
+    #[must_use]
+    pub fn keeping(mut self, bytes_max: usize) -> Self {
+        self.kept = Some(Kept { payload: Vec::new(), bytes_max });
+        self
+    }
+
+    /// The copy of the payload so far, while there is one.
+    pub fn kept(&self) -> Option<&[u8]> {
+        self.kept.as_ref().map(|kept| kept.payload.as_slice())
+    }
+
+    /// Begins again for another receiver: what was queued is forgotten, and the payload so far is
+    /// queued afresh. Without a copy it does nothing and returns false.
+    pub fn restart(&mut self) -> bool {
+        let Some(kept) = &self.kept else { return false };
+        let payload: Box<[u8]> = kept.payload.as_slice().into();
+        self.buffer.clear();
+        self.pending.clear();
+        self.clean = false;
+        self.paused = false;
+        self.push_frame(payload);
+        if self.ended {
+            self.finish();
+        }
+        true
     }
 
     /// An event stream: whole frames only.
@@ -179,6 +217,13 @@ impl Stream {
                     }
                     self.carried.bytes_in += len as u64;
                     at += len;
+                    if let Some(kept) = &mut self.kept {
+                        if kept.payload.len() + len > kept.bytes_max {
+                            self.kept = None;
+                        } else {
+                            kept.payload.extend_from_slice(&bytes[..len]);
+                        }
+                    }
                     self.hold(payload..first + at as u64);
                 }
                 Ok(Step::Framing(len)) => {
@@ -318,16 +363,29 @@ impl Stream {
         if self.is_overlong() || self.events.is_none() || frame.is_empty() {
             return false;
         }
+        self.push_frame(frame.into());
+        true
+    }
+
+    /// Queues payload of our own, framed.
+    fn push_frame(&mut self, payload: Box<[u8]>) {
+        if payload.is_empty() {
+            return;
+        }
         if self.outgoing == Outgoing::Chunked {
             let mut line = [0; LINE_BYTES_MAX];
-            let len = encode_chunk_line(frame.len(), &mut line);
+            let len = encode_chunk_line(payload.len(), &mut line);
             self.buffer.push_line(&line[..len]);
-            self.buffer.push_own(frame.into());
+            self.buffer.push_own(payload);
             self.buffer.push_static(b"\r\n");
         } else {
-            self.buffer.push_own(frame.into());
+            self.buffer.push_own(payload);
         }
-        true
+    }
+
+    /// The body is over because its connection closed, which is how it ends.
+    pub fn end(&mut self) {
+        self.ended = true;
     }
 
     /// Ends the body in order: what is held goes out as it stands (the bytes are not ours to
@@ -404,6 +462,16 @@ impl Stream {
         self.events
             .as_ref()
             .is_none_or(|events| events.terminal || !events.dialect.has_terminal())
+    }
+
+    /// Whether the dialect's last event has passed.
+    pub fn is_finished_by_dialect_event(&self) -> bool {
+        self.events.as_ref().is_some_and(|events| events.terminal)
+    }
+
+    /// Whether the body is empty from the start (no framing, or a length of 0).
+    pub fn nothing_to_come(&self) -> bool {
+        self.decoder.is_done()
     }
 
     /// The stream's dialect, as known by now.

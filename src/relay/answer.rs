@@ -1,0 +1,46 @@
+//! Answers the relay makes itself: an error before the head, in the words of the client's
+//! dialect.
+
+use crate::dialect::Dialect;
+use crate::dialect::error::ErrorText;
+use crate::http1::forward::encode_own;
+
+/// An answer of the relay's own.
+pub struct Own<'a> {
+    /// Its status.
+    pub status: u16,
+    /// One word for programs.
+    pub code: &'a str,
+    /// One line for people.
+    pub message: &'a str,
+    /// The exchange's id.
+    pub request_id: &'a str,
+    /// Whether the connection ends with it.
+    pub close: bool,
+    /// The request was HEAD: fields only.
+    pub head_only: bool,
+}
+
+/// Writes `own` in the shape of `dialect`.
+pub fn encode(dialect: Dialect, own: &Own<'_>) -> Vec<u8> {
+    let text = ErrorText {
+        status: own.status,
+        code: own.code,
+        message: own.message,
+        request_id: own.request_id,
+        sequence: 0,
+    };
+    let mut body = Vec::new();
+    dialect.error_body(&text, &mut body);
+    let mut fields = vec![
+        ("Content-Type", "application/json"),
+        ("Cache-Control", "no-store"),
+        ("X-Request-Id", own.request_id),
+    ];
+    if own.status == 503 {
+        fields.push(("Retry-After", "1"));
+    }
+    let mut out = Vec::new();
+    encode_own(own.status, &fields, &body, own.close, own.head_only, &mut out);
+    out
+}

@@ -1,0 +1,225 @@
+//! One downstream connection: its requests one after the other, until either side ends it.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::answer::{self, Own};
+use super::inbox::{Filled, Inbox};
+use super::{Core, Registration, Stage, exchange};
+use crate::clock;
+use crate::dialect::Dialect;
+use crate::http1::Status;
+use crate::http1::head::{RequestHead, parse_request};
+use crate::limits::{LINGER_BYTES_MAX, LINGER_TIMEOUT};
+use crate::net::stream::Transport;
+use crate::net::wait::{poll_deadline, poll_slot};
+use crate::outcome::Outcome;
+
+/// A connection and what it holds between requests.
+pub struct Connection {
+    /// The core it belongs to.
+    pub core: Rc<Core>,
+    /// The client's socket.
+    pub transport: Transport,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// Bytes received and not taken.
+    pub inbox: Inbox,
+    /// Its entry in the core.
+    pub registration: Registration,
+}
+
+/// What an exchange leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// The connection may carry another request.
+    KeepAlive,
+    /// An answer went out in full: close in order.
+    Close,
+    /// The answer was cut: the close itself must show it.
+    Abort,
+}
+
+/// What came instead of a request.
+enum Next {
+    Request(Box<RequestHead>),
+    /// Nobody is there any more, or nothing is expected: close.
+    Over,
+    /// Answer with this status, then close.
+    Refuse(u16, &'static str, String),
+}
+
+/// What a wait for input ended with.
+enum Input {
+    Readable,
+    Late,
+    Draining,
+}
+
+/// Serves one connection to its end.
+pub async fn serve(core: Rc<Core>, transport: Transport, peer: SocketAddr) {
+    let registration = core.register();
+    poll_fn(|cx| {
+        registration.set_waker(cx.waker());
+        Poll::Ready(())
+    })
+    .await;
+    let mut connection =
+        Connection { core, transport, peer, inbox: Inbox::default(), registration };
+    let mut first = true;
+    let after = loop {
+        match connection.next(first).await {
+            Next::Request(head) => match exchange::run(&mut connection, *head).await {
+                After::KeepAlive => first = false,
+                after => break after,
+            },
+            Next::Over => break After::Abort,
+            Next::Refuse(status, code, message) => {
+                connection.refuse(status, code, &message).await;
+                break After::Close;
+            }
+        }
+    };
+    match after {
+        After::Close => connection.linger().await,
+        After::KeepAlive | After::Abort => connection.transport.shutdown(),
+    }
+}
+
+impl Connection {
+    /// Reads the next request's head.
+    async fn next(&mut self, first: bool) -> Next {
+        let plan = &self.core.plan;
+        let (head_timeout, keep_alive) = (plan.head_timeout, plan.keep_alive_timeout);
+        let mut begun: Option<Instant> = None;
+        let waiting_since = clock::now();
+        let mut searched = 0;
+        loop {
+            if !self.inbox.is_empty() {
+                begun.get_or_insert_with(clock::now);
+                match parse_request(self.inbox.bytes(), &mut searched) {
+                    Ok(Status::Complete((head, consumed))) => {
+                        self.inbox.consume(consumed);
+                        return Next::Request(Box::new(head));
+                    }
+                    Ok(Status::Partial) => {}
+                    Err(error) => {
+                        return Next::Refuse(error.status(), "bad_request", error.to_string());
+                    }
+                }
+            }
+            match self.inbox.fill(&self.transport) {
+                Ok(Filled::More) => continue,
+                Ok(Filled::Nothing) => {}
+                Ok(Filled::Full) => {
+                    return Next::Refuse(431, "bad_request", "the request head is too large".into());
+                }
+                Ok(Filled::Closed) | Err(_) => return Next::Over,
+            }
+            let idle = if first { head_timeout } else { keep_alive };
+            let deadline = begun.map_or(waiting_since + idle, |at| at + head_timeout);
+            self.inbox.settle();
+            match self.input(deadline, begun.is_none() && !first).await {
+                Input::Readable => {}
+                Input::Late if begun.is_none() => return Next::Over,
+                Input::Late => {
+                    let message = "the request head did not arrive in time";
+                    return Next::Refuse(408, "request_timeout", message.into());
+                }
+                Input::Draining => return Next::Over,
+            }
+        }
+    }
+
+    /// Waits for input; a connection that is `idle` between requests also ends at drain.
+    async fn input(&self, deadline: Instant, idle: bool) -> Input {
+        let (mut readable, mut timer) = (pin!(None), pin!(None));
+        poll_fn(|cx| {
+            let stage = self.core.stage();
+            if poll_slot(readable.as_mut(), || self.transport.readable(), cx).is_ready() {
+                return Poll::Ready(Input::Readable);
+            }
+            if stage == Stage::Ending || (idle && stage == Stage::Draining) {
+                return Poll::Ready(Input::Draining);
+            }
+            if poll_deadline(timer.as_mut(), Some(deadline), cx).is_ready() {
+                return Poll::Ready(Input::Late);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Answers what never became a request.
+    async fn refuse(&mut self, status: u16, code: &str, message: &str) {
+        let own = Own { status, code, message, request_id: "-", close: true, head_only: false };
+        let bytes = answer::encode(Dialect::Generic, &own);
+        let metrics = &self.core.metrics;
+        metrics.requests.inc();
+        metrics.exchanges[Outcome::RequestRefused as usize].inc();
+        metrics.responses[usize::from(status / 100).clamp(1, 5) - 1].inc();
+        log::debug!("{}: refused with {status}: {message}", self.peer);
+        let _ = self.send_all(&bytes).await;
+    }
+
+    /// Sends bytes of our own making.
+    ///
+    /// # Errors
+    /// The client is gone, or takes nothing for the write timeout.
+    pub async fn send_all(&self, mut bytes: &[u8]) -> Result<(), Outcome> {
+        let (mut writable, mut timer) = (pin!(None), pin!(None));
+        while !bytes.is_empty() {
+            match self.transport.try_send(bytes) {
+                Ok(Some(n)) => bytes = &bytes[n..],
+                Ok(None) => {
+                    let deadline = clock::now() + self.core.plan.write_timeout;
+                    poll_fn(|cx| {
+                        if poll_slot(writable.as_mut(), || self.transport.writable(), cx).is_ready()
+                        {
+                            return Poll::Ready(Ok(()));
+                        }
+                        if self.core.stage() == Stage::Ending {
+                            return Poll::Ready(Err(Outcome::Drained));
+                        }
+                        poll_deadline(timer.as_mut(), Some(deadline), cx)
+                            .map(|()| Err(Outcome::ClientStalled))
+                    })
+                    .await?;
+                }
+                Err(_) => return Err(Outcome::ClientGone),
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes in order: tells the client that nothing more comes, and takes what it is still
+    /// sending for a while, so that the kernel's reset does not overtake our answer
+    /// (RFC 9112, section 9.6).
+    async fn linger(&mut self) {
+        self.transport.shutdown_write();
+        self.inbox = Inbox::default();
+        let deadline = clock::now() + LINGER_TIMEOUT.min(Duration::from_secs(30));
+        let mut left = LINGER_BYTES_MAX;
+        loop {
+            match self.inbox.fill(&self.transport) {
+                Ok(Filled::More) => {
+                    let n = self.inbox.bytes().len();
+                    self.inbox.consume(n);
+                    if n >= left {
+                        return;
+                    }
+                    left -= n;
+                }
+                Ok(Filled::Nothing) => match self.input(deadline, true).await {
+                    Input::Readable => {}
+                    Input::Late | Input::Draining => return,
+                },
+                Ok(Filled::Closed | Filled::Full) | Err(_) => return,
+            }
+        }
+    }
+}

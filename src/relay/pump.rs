@@ -1,0 +1,301 @@
+//! The loop between two sockets, for one response.
+//!
+//! A turn moves what can be moved without waiting: read from upstream, release whole frames,
+//! write them, until the upstream has nothing more, the downstream takes nothing more, or the
+//! turn has had its share. Then the task waits for whichever comes first: upstream readable,
+//! downstream writable (only while it refused bytes), downstream gone, the nearest deadline. The
+//! waits are kept across turns and own no buffer, so dropping one loses nothing; no read or write
+//! is ever in flight while the task waits.
+//!
+//! Nothing here allocates, spawns or sets a timer per frame.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Instant;
+
+use super::inbox::{Filled, Inbox};
+use super::record::Record;
+use super::{Core, Stage};
+use crate::clock;
+use crate::error::{Failure, Phase};
+use crate::flow::stream::Stream;
+use crate::flow::timers::{Due, Timers};
+use crate::http1::body::Eof;
+use crate::limits::{READS_PER_TURN_MAX, WRITE_SLICES_MAX};
+use crate::net::stream::{Peer, Transport};
+use crate::net::wait::{poll_deadline, poll_slot};
+use crate::outcome::Outcome;
+
+/// Everything one response needs while it is pumped.
+pub struct Pump<'a> {
+    /// The core it runs on.
+    pub core: &'a Core,
+    /// The provider's side.
+    pub upstream: &'a Transport,
+    /// The client's side.
+    pub downstream: &'a Transport,
+    /// What the client sends meanwhile (a pipelined request).
+    pub inbox: &'a mut Inbox,
+    /// The bytes between them.
+    pub stream: &'a mut Stream,
+    /// The deadlines.
+    pub timers: Timers,
+    /// The account.
+    pub record: &'a Record,
+    /// The upstream may have bytes for us: worth a read without waiting first.
+    pub upstream_ready: bool,
+    /// The downstream refused bytes: wait before writing again.
+    pub blocked: bool,
+    /// The downstream is watched for leaving.
+    pub watching: bool,
+}
+
+/// What woke the pump.
+#[derive(Clone, Copy, Default)]
+struct Woken {
+    downstream_stirred: bool,
+}
+
+impl Pump<'_> {
+    /// Pumps until the body is over and sent, or a failure.
+    ///
+    /// # Errors
+    /// Why the response could not be carried to its end.
+    pub async fn run(&mut self) -> Result<(), Failure> {
+        let (upstream, downstream) = (self.upstream, self.downstream);
+        let (mut readable, mut writable) = (pin!(None), pin!(None));
+        let (mut stirred, mut timer) = (pin!(None), pin!(None));
+        loop {
+            if self.turn(clock::now())? {
+                return Ok(());
+            }
+            self.stream.settle();
+            let woken = poll_fn(|cx| {
+                let mut woken = Woken::default();
+                let mut ready = self.core.stage() == Stage::Ending;
+                if self.stream.wants_more()
+                    && poll_slot(readable.as_mut(), || upstream.readable(), cx).is_ready()
+                {
+                    self.upstream_ready = true;
+                    ready = true;
+                }
+                if self.blocked
+                    && poll_slot(writable.as_mut(), || downstream.writable(), cx).is_ready()
+                {
+                    self.blocked = false;
+                    ready = true;
+                }
+                if self.watching
+                    && poll_slot(stirred.as_mut(), || downstream.readable(), cx).is_ready()
+                {
+                    woken.downstream_stirred = true;
+                    ready = true;
+                }
+                let deadline = self.timers.next().map(|(at, _)| at);
+                ready |= poll_deadline(timer.as_mut(), deadline, cx).is_ready();
+                if ready { Poll::Ready(woken) } else { Poll::Pending }
+            })
+            .await;
+            self.woke(woken)?;
+        }
+    }
+
+    /// Deals with what woke the pump, apart from bytes to move.
+    fn woke(&mut self, woken: Woken) -> Result<(), Failure> {
+        if self.core.stage() == Stage::Ending {
+            return Err(failure(Outcome::Drained, "the relay is shutting down"));
+        }
+        if woken.downstream_stirred {
+            self.look_downstream()?;
+        }
+        let now = clock::now();
+        // Bytes that arrived together with a deadline are moved first: they push it back.
+        if self.upstream_ready {
+            return Ok(());
+        }
+        match self.timers.due(now) {
+            None => Ok(()),
+            Some(Due::Heartbeat) => {
+                self.heartbeat(now);
+                Ok(())
+            }
+            Some(Due::FirstByte) => {
+                Err(failure(Outcome::FirstByteTimeout, "the upstream sent no first frame in time"))
+            }
+            Some(Due::Idle) => Err(failure(Outcome::IdleTimeout, "the upstream fell silent")),
+            Some(Due::Stream) => Err(failure(Outcome::StreamTimeout, "the stream took too long")),
+            Some(Due::Stalled) => Err(gone(Outcome::ClientStalled, "the client takes no bytes")),
+        }
+    }
+
+    /// Moves what can be moved; true when all is done.
+    fn turn(&mut self, now: Instant) -> Result<bool, Failure> {
+        let mut reads = 0;
+        loop {
+            if self.stream.buffer().queued() > 0 && !self.blocked {
+                self.write(now)?;
+            }
+            if self.stream.is_ended() {
+                return Ok(self.stream.buffer().queued() == 0);
+            }
+            if !self.upstream_ready || !self.stream.wants_more() || reads == READS_PER_TURN_MAX {
+                // The rest of a turn that had its share is taken up through the ring, behind
+                // everyone else who is ready.
+                self.upstream_ready = false;
+                return Ok(false);
+            }
+            reads += 1;
+            self.read(now)?;
+        }
+    }
+
+    fn read(&mut self, now: Instant) -> Result<(), Failure> {
+        let room = self.stream.room();
+        let size = room.len();
+        let n = match self.upstream.try_recv(room) {
+            Ok(None) => {
+                self.upstream_ready = false;
+                return Ok(());
+            }
+            Ok(Some(0)) => return self.upstream_closed(),
+            Ok(Some(n)) => n,
+            Err(error) => {
+                let message = format!("the upstream connection failed: {error}");
+                return Err(failure(Outcome::UpstreamReset, message));
+            }
+        };
+        // A short read emptied the socket; the next wait sees what comes after, or the close.
+        self.upstream_ready = n == size;
+        self.timers.read(now);
+        let received = self.stream.received(n);
+        self.record.carried(now, self.stream.carried());
+        match received {
+            Ok(0) => {}
+            Ok(_) => {
+                self.record.error.replace(Some("upstream sent bytes behind its body".into()));
+            }
+            Err(error) => {
+                // What came in order before the fault still goes out.
+                self.write(now)?;
+                let message = format!("the upstream's body is malformed: {error}");
+                return Err(failure(Outcome::UpstreamProtocol, message));
+            }
+        }
+        if self.stream.is_ended() {
+            self.stream.finish();
+        } else if !self.stream.wants_more() {
+            self.timers.set_paused(now, true);
+        }
+        Ok(())
+    }
+
+    fn upstream_closed(&mut self) -> Result<(), Failure> {
+        match self.stream.decoder().at_eof() {
+            Eof::Complete => {
+                self.stream.end();
+                self.stream.finish();
+                self.record.carried(clock::now(), self.stream.carried());
+                Ok(())
+            }
+            Eof::Truncated => Err(failure(
+                Outcome::UpstreamTruncated,
+                "the upstream closed before its body was whole",
+            )),
+        }
+    }
+
+    fn write(&mut self, now: Instant) -> Result<(), Failure> {
+        match send_queued(self.downstream, self.stream) {
+            Ok(Some(sent)) => {
+                self.blocked = self.stream.buffer().queued() > 0;
+                self.timers.wrote(now, self.blocked);
+                if sent.resumed {
+                    self.core.metrics.resumes.inc();
+                    self.timers.set_paused(now, false);
+                    self.upstream_ready = true;
+                }
+                Ok(())
+            }
+            Ok(None) => {
+                self.blocked = true;
+                self.timers.refused(now);
+                Ok(())
+            }
+            Err(error) => Err(gone(Outcome::ClientGone, format!("the client is gone: {error}"))),
+        }
+    }
+
+    fn heartbeat(&mut self, now: Instant) {
+        let frame = self.stream.dialect().and_then(|dialect| dialect.heartbeat());
+        if frame.is_some_and(|frame| self.stream.insert(frame)) {
+            self.record.heartbeat();
+            // Written by the turn that follows.
+        }
+        self.timers.skip_heartbeat(now);
+    }
+
+    /// The client's side became readable: it left, or sends its next request early.
+    fn look_downstream(&mut self) -> Result<(), Failure> {
+        match self.downstream.peer() {
+            Peer::Quiet => Ok(()),
+            Peer::Closed if self.core.plan.half_close => {
+                // From here on only a reset or a failing write shows that it left.
+                self.watching = false;
+                Ok(())
+            }
+            Peer::Closed => Err(gone(Outcome::ClientGone, "the client closed its connection")),
+            Peer::Reset => Err(gone(Outcome::ClientGone, "the client reset its connection")),
+            Peer::Talking => match self.inbox.fill(self.downstream) {
+                // A full inbox cannot be drained before this exchange is over; a client that
+                // sends so much ahead is noticed leaving by its writes failing.
+                Ok(Filled::Full) => {
+                    self.watching = false;
+                    Ok(())
+                }
+                Ok(_) => Ok(()),
+                Err(_) => Err(gone(Outcome::ClientGone, "the client reset its connection")),
+            },
+        }
+    }
+}
+
+fn failure(outcome: Outcome, message: impl Into<String>) -> Failure {
+    Failure::upstream(Phase::Body, outcome, message)
+}
+
+fn gone(outcome: Outcome, message: impl Into<String>) -> Failure {
+    Failure::downstream(Phase::Body, outcome, message)
+}
+
+/// What one write did.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    /// Reading may resume.
+    pub resumed: bool,
+}
+
+/// Sends queued bytes in one call; `Ok(None)` when the socket took none.
+///
+/// # Errors
+/// The peer is gone.
+pub fn send_queued(transport: &Transport, stream: &mut Stream) -> io::Result<Option<Sent>> {
+    let mut resumed = false;
+    let mut any = false;
+    while stream.buffer().queued() > 0 {
+        let buffer = stream.buffer();
+        let sent = match buffer.single() {
+            Some(bytes) => transport.try_send(bytes)?,
+            None => {
+                let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
+                let used = buffer.gather(&mut slices);
+                transport.try_send_vectored(&slices[..used])?
+            }
+        };
+        let Some(n) = sent else { break };
+        any = true;
+        resumed |= stream.sent(n);
+    }
+    Ok(any.then_some(Sent { resumed }))
+}
