@@ -1,1 +1,284 @@
-//! (to come)
+//! The process: workers, admin listener, signals, drain.
+
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::admin::{self, Admin};
+use crate::config::plan::{AccessLogTo, Plan};
+use crate::net::listener;
+use crate::net::resolver::Resolved;
+use crate::relay::CoreParts;
+use crate::telemetry::log::{self as access, AccessLog};
+use crate::telemetry::metrics::WorkerMetrics;
+use crate::telemetry::streams::StreamInfo;
+use crate::worker::{self, Driver, WorkerParts, command};
+
+/// Time a worker has to answer a snapshot.
+const SNAPSHOT_WAIT: Duration = Duration::from_millis(500);
+
+/// A running relay.
+pub struct Server {
+    /// The addresses it listens on, ports resolved.
+    pub addresses: Vec<SocketAddr>,
+    /// The admin listener's address.
+    pub admin: Option<SocketAddr>,
+    /// The driver its workers use.
+    pub driver: Driver,
+    /// Every worker's counters.
+    pub metrics: Vec<Arc<WorkerMetrics>>,
+    ready: Arc<AtomicBool>,
+    controls: Arc<Vec<UnixStream>>,
+    workers: Vec<JoinHandle<()>>,
+    access: access::Writer,
+    drain_grace: Duration,
+}
+
+impl Server {
+    /// Binds, starts the workers and the admin listener, and returns when all of them serve.
+    ///
+    /// # Errors
+    /// An address cannot be bound, the access log cannot be opened, or no driver works.
+    pub fn start(plan: &Plan) -> io::Result<Self> {
+        let (access_log, access) = open_access_log(plan)?;
+        let addresses_of_upstream = Resolved::start(&plan.upstream.host, plan.upstream.port);
+        let (addresses, listeners) = bind_all(&plan.listen, plan.workers)?;
+        let cpus = allowed_cpus();
+        let mut controls = Vec::new();
+        let (mut workers, mut metrics, mut snapshots) = (Vec::new(), Vec::new(), Vec::new());
+        let mut driver = None;
+        for (number, listeners) in listeners.into_iter().enumerate() {
+            let (ours, theirs) = UnixStream::pair()?;
+            let (snapshot_to, snapshot_from) = sync_channel(1);
+            let (started_to, started_from) = sync_channel(1);
+            let cells = Arc::new(WorkerMetrics::new());
+            let parts = WorkerParts {
+                core: CoreParts {
+                    worker: number,
+                    plan: plan.exchange.clone(),
+                    endpoint: plan.upstream.clone(),
+                    addresses: addresses_of_upstream.clone(),
+                    metrics: Arc::clone(&cells),
+                    access: access_log.clone(),
+                    // Shares are rounded up: a limit of 1 must not be 0 on the second core.
+                    streams_max: plan.streams_max.div_ceil(plan.workers),
+                },
+                listeners,
+                io: plan.io,
+                cpu: plan.pin.then(|| cpus.get(number % cpus.len().max(1)).copied()).flatten(),
+                control: theirs,
+                snapshots: snapshot_to,
+                started: started_to,
+            };
+            let name = format!("worker-{number}");
+            workers.push(std::thread::Builder::new().name(name).spawn(|| worker::run(parts))?);
+            let started = started_from.recv().map_err(|_| io::Error::other("a worker died"))?;
+            driver = Some(started?);
+            controls.push(ours);
+            snapshots.push(snapshot_from);
+            metrics.push(cells);
+        }
+        let driver = driver.ok_or_else(|| io::Error::other("no worker"))?;
+        let ready = Arc::new(AtomicBool::new(true));
+        let controls = Arc::new(controls);
+        let admin = match plan.admin {
+            Some(addr) => {
+                Some(start_admin(addr, &metrics, &ready, Arc::clone(&controls), snapshots)?)
+            }
+            None => None,
+        };
+        let drain_grace = plan.exchange.drain_grace;
+        Ok(Self {
+            addresses,
+            admin,
+            driver,
+            metrics,
+            ready,
+            controls,
+            workers,
+            access,
+            drain_grace,
+        })
+    }
+
+    fn tell(&self, command: u8) {
+        for mut control in self.controls.iter() {
+            let _ = control.write_all(&[command]);
+        }
+    }
+
+    /// Stops accepting; streams may finish. Readiness goes false first.
+    pub fn drain(&self) {
+        self.ready.store(false, Ordering::Relaxed);
+        self.tell(command::DRAIN);
+    }
+
+    /// Ends what still runs.
+    pub fn end(&self) {
+        self.ready.store(false, Ordering::Relaxed);
+        self.tell(command::END);
+    }
+
+    /// Whether every worker has drained.
+    pub fn is_over(&self) -> bool {
+        self.workers.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Waits for the workers, ending them when the grace is over or `cut` is true; then closes
+    /// the access log.
+    pub fn wait(self, cut: &dyn Fn() -> bool) {
+        let deadline = Instant::now() + self.drain_grace;
+        let mut ended = false;
+        while !self.is_over() {
+            if !ended && (cut() || Instant::now() >= deadline) {
+                self.end();
+                ended = true;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        for worker in self.workers {
+            let _ = worker.join();
+        }
+        self.access.close();
+    }
+}
+
+fn open_access_log(plan: &Plan) -> io::Result<(AccessLog, access::Writer)> {
+    match &plan.access_log {
+        AccessLogTo::Off => Ok(AccessLog::off()),
+        AccessLogTo::Stdout => AccessLog::stdout(),
+        AccessLogTo::Path(path) => AccessLog::file(path).map_err(|error| {
+            io::Error::other(format!("--access-log: {} cannot be opened: {error}", path.display()))
+        }),
+    }
+}
+
+/// Binds every address once per worker. Port 0 is resolved by the first and shared by the rest.
+#[allow(clippy::type_complexity)]
+fn bind_all(
+    listen: &[SocketAddr],
+    workers: usize,
+) -> io::Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>)> {
+    let mut addresses = Vec::new();
+    let mut per_worker: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
+    for &wanted in listen {
+        let mut address = wanted;
+        for listeners in &mut per_worker {
+            let listener = listener::bind(address).map_err(|error| {
+                io::Error::new(error.kind(), format!("--listen {address}: {error}"))
+            })?;
+            address = listener.local_addr()?;
+            listeners.push(listener);
+        }
+        addresses.push(address);
+    }
+    Ok((addresses, per_worker))
+}
+
+/// The CPUs this process may use.
+fn allowed_cpus() -> Vec<usize> {
+    let set = rustix::thread::sched_getaffinity(None);
+    set.map(|set| (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
+        .unwrap_or_default()
+}
+
+fn start_admin(
+    addr: SocketAddr,
+    metrics: &[Arc<WorkerMetrics>],
+    ready: &Arc<AtomicBool>,
+    controls: Arc<Vec<UnixStream>>,
+    snapshots: Vec<Receiver<Vec<StreamInfo>>>,
+) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind(addr)
+        .map_err(|error| io::Error::new(error.kind(), format!("--admin {addr}: {error}")))?;
+    listener.set_nonblocking(true)?;
+    let addr = listener.local_addr()?;
+    let snapshots = Mutex::new(snapshots);
+    let streams = move || {
+        let snapshots = snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = Vec::new();
+        for (mut control, from) in controls.iter().zip(snapshots.iter()) {
+            // An answer that came too late for an earlier look is not the present.
+            while from.try_recv().is_ok() {}
+            if control.write_all(&[command::SNAPSHOT]).is_ok()
+                && let Ok(streams) = from.recv_timeout(SNAPSHOT_WAIT)
+            {
+                all.extend(streams);
+            }
+        }
+        all
+    };
+    let admin = Admin {
+        metrics: metrics.to_vec(),
+        ready: Arc::clone(ready),
+        streams: Box::new(streams),
+    };
+    std::thread::Builder::new().name("admin".into()).spawn(move || {
+        if let Err(error) = admin::run(listener, admin) {
+            log::error!("the admin listener ended: {error}");
+        }
+    })?;
+    Ok(addr)
+}
+
+/// The process's soft limit of descriptors, raised to the hard one where that is allowed.
+pub fn raise_descriptor_limit() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if setrlimit(Resource::Nofile, raised).is_ok() {
+        return limit.maximum.unwrap_or(u64::MAX);
+    }
+    limit.current.unwrap_or(u64::MAX)
+}
+
+/// The CPUs this process may use, counted.
+pub fn cores() -> usize {
+    allowed_cpus().len().max(1)
+}
+
+/// Runs the relay until a signal ends it: the first drains, the second ends at once.
+///
+/// # Errors
+/// It could not start.
+pub fn run(plan: &Plan) -> io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let server = Server::start(plan)?;
+    announce(&server, plan);
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    for signal in signals.forever() {
+        if signal == SIGHUP {
+            server.access.reopen();
+            continue;
+        }
+        break;
+    }
+    log::info!("draining: no new connections, up to {:?} for streams", server.drain_grace);
+    server.drain();
+    let cut = std::cell::RefCell::new(signals);
+    server.wait(&|| cut.borrow_mut().pending().any(|signal| signal != SIGHUP));
+    Ok(())
+}
+
+/// The one line of start-up.
+fn announce(server: &Server, plan: &Plan) {
+    let listen: Vec<String> = server.addresses.iter().map(|a| format!("http://{a}")).collect();
+    let why = server.driver.fell_back.as_deref();
+    let why = why.map_or_else(String::new, |why| format!(" (fell back: {why})"));
+    let admin = server.admin.map_or_else(|| "off".to_owned(), |admin| format!("http://{admin}"));
+    log::info!(
+        "serving {} -> http://{}{}, {} worker{} on {}{why}, up to {} streams, admin {admin}",
+        listen.join(", "),
+        plan.upstream.authority,
+        plan.upstream.base_path,
+        plan.workers,
+        if plan.workers == 1 { "" } else { "s" },
+        server.driver.name,
+        plan.streams_max,
+    );
+}

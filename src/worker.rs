@@ -1,1 +1,267 @@
-//! (to come)
+//! One core's thread: its runtime, its listeners, its pool, its streams.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::mpsc::SyncSender;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use monoio::{FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder, time::TimeDriver};
+
+use crate::clock;
+use crate::config::plan::Io;
+use crate::net::listener::{self, Accepted};
+use crate::net::stream::Transport;
+use crate::relay::{Core, CoreParts, Stage, connection};
+use crate::telemetry::streams::StreamInfo;
+
+/// Entries of the submission ring; completions have twice as many. Beyond it monoio submits
+/// early, so it bounds a batch and not the streams.
+const RING_ENTRIES: u32 = 4096;
+/// Time between two looks at the pool.
+const SWEEP_EVERY: Duration = Duration::from_secs(2);
+/// Wait after accept ran out of descriptors.
+const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
+/// Connections accepted before the streams have their turn.
+const ACCEPTS_PER_TURN: u32 = 64;
+
+/// A runtime with timers on either driver.
+pub type WorkerRuntime = FusionRuntime<TimeDriver<IoUringDriver>, TimeDriver<LegacyDriver>>;
+
+/// The driver in use and, where it is not the best, why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Driver {
+    /// `io_uring (single issuer, deferred)`, `io_uring` or `epoll`.
+    pub name: &'static str,
+    /// Why it stepped down.
+    pub fell_back: Option<String>,
+}
+
+/// Builds a runtime on this thread, stepping down from the best ring to plain io_uring to epoll.
+///
+/// # Errors
+/// `io_uring` was asked for and the kernel or its policy refuses, or epoll failed.
+pub fn build_runtime(choice: Io) -> io::Result<(WorkerRuntime, Driver)> {
+    let mut fell_back = None;
+    if choice != Io::Epoll {
+        match build_uring() {
+            Ok(built) => return Ok(built),
+            Err(error) if choice == Io::Uring => {
+                let mend = "use --io auto or --io epoll, or allow io_uring in this container";
+                return Err(io::Error::other(format!("io_uring is not available ({error}); {mend}")));
+            }
+            Err(error) => fell_back = Some(format!("io_uring: {error}")),
+        }
+    }
+    let runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
+    Ok((runtime.into(), Driver { name: "epoll", fell_back }))
+}
+
+fn build_uring() -> io::Result<(WorkerRuntime, Driver)> {
+    let with = |builder: io_uring::Builder| {
+        RuntimeBuilder::<IoUringDriver>::new()
+            .with_entries(RING_ENTRIES)
+            .uring_builder(builder)
+            .enable_timer()
+            .build()
+    };
+    let mut best = io_uring::IoUring::builder();
+    // Completions are handled when the loop asks for them, not by interrupting it.
+    best.setup_single_issuer().setup_defer_taskrun();
+    match with(best) {
+        Ok(runtime) => {
+            let name = "io_uring (single issuer, deferred)";
+            Ok((runtime.into(), Driver { name, fell_back: None }))
+        }
+        Err(refused) => {
+            let runtime = with(io_uring::IoUring::builder())?;
+            let fell_back = Some(format!("single issuer, deferred: {refused}"));
+            Ok((runtime.into(), Driver { name: "io_uring", fell_back }))
+        }
+    }
+}
+
+/// What the main thread tells a worker, as one byte on its control socket.
+pub mod command {
+    /// Stop accepting, let streams finish.
+    pub const DRAIN: u8 = b'D';
+    /// End what still runs.
+    pub const END: u8 = b'E';
+    /// Send a snapshot of the live streams.
+    pub const SNAPSHOT: u8 = b'S';
+}
+
+/// What a worker is made of.
+pub struct WorkerParts {
+    /// What its core is made of.
+    pub core: CoreParts,
+    /// Its own listeners.
+    pub listeners: Vec<TcpListener>,
+    /// Which driver.
+    pub io: Io,
+    /// The CPU to stay on.
+    pub cpu: Option<usize>,
+    /// Its end of the control socket.
+    pub control: UnixStream,
+    /// Where snapshots go.
+    pub snapshots: SyncSender<Vec<StreamInfo>>,
+    /// Told once: the driver in use, or why the worker could not start.
+    pub started: SyncSender<io::Result<Driver>>,
+}
+
+/// Runs a worker on this thread until it is drained.
+pub fn run(parts: WorkerParts) {
+    let WorkerParts { core, listeners, io, cpu, control, snapshots, started } = parts;
+    if let Some(cpu) = cpu
+        && let Err(error) = monoio::utils::bind_to_cpu_set([cpu])
+    {
+        log::warn!("worker {}: cannot be pinned to cpu {cpu}: {error:?}", core.worker);
+    }
+    let (mut runtime, driver) = match build_runtime(io) {
+        Ok(built) => built,
+        Err(error) => {
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    let _ = started.send(Ok(driver));
+    drop(started);
+    let core = Core::new(core);
+    runtime.block_on(async move {
+        for listener in listeners {
+            monoio::spawn(accept(Rc::clone(&core), listener));
+        }
+        monoio::spawn(sweep(Rc::clone(&core)));
+        control_loop(&core, control, &snapshots).await;
+    });
+}
+
+/// Obeys the main thread; returns when the worker has drained.
+async fn control_loop(
+    core: &Rc<Core>,
+    control: UnixStream,
+    snapshots: &SyncSender<Vec<StreamInfo>>,
+) {
+    let _ = control.set_nonblocking(true);
+    let Ok(reading) = control.try_clone() else { return };
+    let Ok(socket) = monoio::net::UnixStream::from_std(reading) else { return };
+    loop {
+        let mut byte = [0; 16];
+        match io::Read::read(&mut &control, &mut byte) {
+            Ok(0) => core.advance(Stage::Ending),
+            Ok(n) => {
+                for command in &byte[..n] {
+                    match *command {
+                        command::DRAIN => core.advance(Stage::Draining),
+                        command::END => core.advance(Stage::Ending),
+                        command::SNAPSHOT => {
+                            let _ = snapshots.try_send(core.snapshot(clock::now()));
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            Err(_) => {}
+        }
+        match core.stage() {
+            Stage::Serving => {
+                let _ = socket.readable(false).await;
+            }
+            _ if core.connections() == 0 => return,
+            // Connections end on their own; looking now and then is enough.
+            _ => {
+                let wait = Duration::from_millis(20);
+                let _ = monoio::time::timeout(wait, socket.readable(false)).await;
+            }
+        }
+    }
+}
+
+async fn sweep(core: Rc<Core>) {
+    while core.stage() == Stage::Serving {
+        monoio::time::sleep(SWEEP_EVERY).await;
+        core.sweep(clock::now());
+    }
+}
+
+/// Accepts until the drain begins.
+async fn accept(core: Rc<Core>, listener: TcpListener) {
+    let Ok(watched) = listener.try_clone().and_then(monoio::net::TcpListener::from_std) else {
+        log::error!("worker {}: the listener cannot be watched", core.worker);
+        return;
+    };
+    loop {
+        // At drain the wake comes from a connection or this short timeout; what is in the
+        // backlog by then is still accepted and answered.
+        let wait = Duration::from_millis(200);
+        let _ = monoio::time::timeout(wait, watched.readable(false)).await;
+        for _ in 0..ACCEPTS_PER_TURN {
+            match listener::accept(&listener) {
+                Accepted::Connection(stream, peer) => {
+                    core.metrics.connections_accepted.inc();
+                    spawn_connection(&core, stream, peer);
+                }
+                Accepted::Nothing => break,
+                Accepted::Aborted => core.metrics.accept_errors.inc(),
+                Accepted::Exhausted(error) => {
+                    core.metrics.accept_errors.inc();
+                    log::warn!("accept: {error}; raise the descriptor limit or lower --max-streams");
+                    monoio::time::sleep(EXHAUSTED_WAIT).await;
+                    break;
+                }
+                Accepted::Failed(error) => {
+                    core.metrics.accept_errors.inc();
+                    log::error!("accept: {error}");
+                    monoio::time::sleep(EXHAUSTED_WAIT).await;
+                    break;
+                }
+            }
+        }
+        if core.stage() != Stage::Serving {
+            return;
+        }
+    }
+}
+
+fn spawn_connection(core: &Rc<Core>, stream: std::net::TcpStream, peer: std::net::SocketAddr) {
+    let transport = match Transport::from_std(stream) {
+        Ok(transport) => transport,
+        Err(error) => {
+            core.metrics.accept_errors.inc();
+            log::warn!("a connection could not be registered: {error}");
+            return;
+        }
+    };
+    let serve = connection::serve(Rc::clone(core), transport, peer);
+    let core = Rc::clone(core);
+    monoio::spawn(async move {
+        if (Caught { future: Box::pin(serve) }).await.is_err() {
+            core.metrics.panics.inc();
+            log::error!("a fault of the relay ended the connection of {peer} (see the panic above)");
+        }
+    });
+}
+
+/// A future whose panic is caught at its own boundary: it ends this connection and no other.
+struct Caught<F> {
+    future: Pin<Box<F>>,
+}
+
+impl<F: Future<Output = ()>> Future for Caught<F> {
+    type Output = Result<(), ()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let future = self.future.as_mut();
+        // Unwind safe: after a panic the future is only dropped, and what it shares with others
+        // (cells of counters, the pool) is consistent between any two statements.
+        match std::panic::catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
+            Err(_) => Poll::Ready(Err(())),
+        }
+    }
+}
