@@ -229,7 +229,7 @@ async fn pause(connection: &Connection, wait: std::time::Duration) -> Result<(),
 
 fn encode_upstream_head(connection: &Connection, head: &RequestHead, record: &Record) -> Vec<u8> {
     let endpoint = &connection.core.endpoint;
-    let target = match head.path_and_query() {
+    let target = match head.path_and_query().as_ref() {
         "*" => "*".to_owned(),
         path => format!("{}{path}", endpoint.base_path),
     };

@@ -1,0 +1,321 @@
+//! What of a head is sent on, and what the relay says for itself (RFC 9110, sections 7.6 and
+//! 10.1).
+
+use std::net::IpAddr;
+
+use super::Version;
+use super::head::{BodyFraming, RequestHead, ResponseHead, list};
+
+/// How a request goes up.
+#[derive(Clone, Copy, Debug)]
+pub struct ForwardRequest<'a> {
+    /// The upstream's Host.
+    pub authority: &'a str,
+    /// Path and query on the upstream.
+    pub target: &'a str,
+    /// The client's address, for X-Forwarded-For.
+    pub client_ip: IpAddr,
+    /// `http` or `https`, as the client came.
+    pub scheme: &'a str,
+    /// The exchange's id.
+    pub request_id: &'a str,
+    /// Ask for an uncompressed answer whatever the client accepts.
+    pub identity: bool,
+    /// How the body goes up.
+    pub framing: BodyFraming,
+}
+
+/// How a response goes down.
+#[derive(Clone, Copy, Debug)]
+pub struct ForwardResponse<'a> {
+    /// How the body goes down.
+    pub framing: BodyFraming,
+    /// The connection ends with it.
+    pub close: bool,
+    /// It is an event stream.
+    pub stream: bool,
+    /// The exchange's id.
+    pub request_id: &'a str,
+    /// The client's version.
+    pub version: Version,
+    /// The length a body would have (answers to HEAD, 304).
+    pub head_only_length: Option<u64>,
+}
+
+/// Fields that speak of one connection, or of framing, which is written afresh.
+fn is_hop_by_hop(name: &str) -> bool {
+    const NAMES: [&str; 12] = [
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+        "content-length",
+        "x-request-id",
+    ];
+    NAMES.iter().any(|hop| name.eq_ignore_ascii_case(hop))
+}
+
+/// Fields that Connection may not name away: without them the message means something else.
+fn is_kept(name: &str) -> bool {
+    const NAMES: [&str; 8] = [
+        "authorization",
+        "cache-control",
+        "content-encoding",
+        "content-type",
+        "cookie",
+        "host",
+        "x-api-key",
+        "x-forwarded-for",
+    ];
+    NAMES.iter().any(|kept| name.eq_ignore_ascii_case(kept))
+}
+
+fn named_by_connection<'a>(
+    fields: impl Iterator<Item = (&'a str, &'a [u8])>,
+) -> Vec<&'a [u8]> {
+    fields
+        .filter(|(name, _)| name.eq_ignore_ascii_case("connection"))
+        .flat_map(|(_, value)| list(value))
+        .collect()
+}
+
+fn put(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn put_framing(out: &mut Vec<u8>, framing: BodyFraming) {
+    match framing {
+        BodyFraming::None | BodyFraming::Close => {}
+        BodyFraming::Length(length) => put(out, "Content-Length", length.to_string().as_bytes()),
+        BodyFraming::Chunked => put(out, "Transfer-Encoding", b"chunked"),
+    }
+}
+
+/// Writes the head that goes upstream: end-to-end fields as they came, in order; Host, framing,
+/// Via, X-Forwarded-* and X-Request-Id by the relay. An X-Forwarded-Proto or -Host that is there
+/// already is kept: another proxy of the same house stands in front.
+pub fn encode_request(head: &RequestHead, forward: &ForwardRequest<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(head.method().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(forward.target.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    put(out, "Host", forward.authority.as_bytes());
+    let named = named_by_connection(head.fields());
+    let mut forwarded_for = Vec::new();
+    let mut via = Vec::new();
+    for (name, value) in head.fields() {
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        let dropped = named.iter().any(|n| name.as_bytes().eq_ignore_ascii_case(n));
+        if is_hop_by_hop(name) || is("host") || (dropped && !is_kept(name)) {
+            continue;
+        }
+        if is("x-forwarded-for") {
+            join(&mut forwarded_for, value);
+        } else if is("via") {
+            join(&mut via, value);
+        } else if is("expect") || (is("accept-encoding") && forward.identity) {
+            // Written below.
+        } else {
+            put(out, name, value);
+        }
+    }
+    if forward.identity {
+        put(out, "Accept-Encoding", b"identity");
+    }
+    if head.expects_continue() && forward.framing != BodyFraming::None {
+        put(out, "Expect", b"100-continue");
+    }
+    join(&mut forwarded_for, forward.client_ip.to_string().as_bytes());
+    put(out, "X-Forwarded-For", &forwarded_for);
+    if head.field("x-forwarded-proto").is_none() {
+        put(out, "X-Forwarded-Proto", forward.scheme.as_bytes());
+    }
+    if let (None, Some(host)) = (head.field("x-forwarded-host"), head.host()) {
+        put(out, "X-Forwarded-Host", host.as_bytes());
+    }
+    put(out, "X-Request-Id", forward.request_id.as_bytes());
+    let own = if head.version() == Version::Http10 { "1.0 millstream" } else { "1.1 millstream" };
+    join(&mut via, own.as_bytes());
+    put(out, "Via", &via);
+    put_framing(out, forward.framing);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn join(list: &mut Vec<u8>, item: &[u8]) {
+    if !list.is_empty() {
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(item);
+}
+
+/// Writes the head that goes downstream.
+pub fn encode_response(head: &ResponseHead, forward: &ForwardResponse<'_>, out: &mut Vec<u8>) {
+    put_status(head.status(), head.reason(), out);
+    let named = named_by_connection(head.fields());
+    for (name, value) in head.fields() {
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        let dropped = named.iter().any(|n| name.as_bytes().eq_ignore_ascii_case(n));
+        if is_hop_by_hop(name) || (dropped && !is_kept(name)) {
+            continue;
+        }
+        if forward.stream && (is("cache-control") || is("x-accel-buffering")) {
+            continue;
+        }
+        let without_charset =
+            forward.stream && is("content-type") && memchr::memchr(b'=', value).is_none();
+        if without_charset {
+            put(out, name, b"text/event-stream; charset=utf-8");
+        } else {
+            put(out, name, value);
+        }
+    }
+    if forward.stream {
+        put(out, "Cache-Control", b"no-cache, no-transform");
+        put(out, "X-Accel-Buffering", b"no");
+    }
+    put(out, "X-Request-Id", forward.request_id.as_bytes());
+    put_framing(out, forward.framing);
+    if let Some(length) = forward.head_only_length {
+        put(out, "Content-Length", length.to_string().as_bytes());
+    }
+    if forward.close {
+        put(out, "Connection", b"close");
+    } else if forward.version == Version::Http10 {
+        put(out, "Connection", b"keep-alive");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes an interim response (1xx).
+pub fn encode_interim(head: &ResponseHead, out: &mut Vec<u8>) {
+    put_status(head.status(), head.reason(), out);
+    for (name, value) in head.fields().filter(|(name, _)| !is_hop_by_hop(name)) {
+        put(out, name, value);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes a response of the relay's own; without its body in answer to HEAD.
+pub fn encode_own(
+    status: u16,
+    fields: &[(&str, &str)],
+    body: &[u8],
+    close: bool,
+    head_only: bool,
+    out: &mut Vec<u8>,
+) {
+    put_status(status, "", out);
+    for (name, value) in fields {
+        put(out, name, value.as_bytes());
+    }
+    put(out, "Content-Length", body.len().to_string().as_bytes());
+    if close {
+        put(out, "Connection", b"close");
+    }
+    out.extend_from_slice(b"\r\n");
+    if !head_only {
+        out.extend_from_slice(body);
+    }
+}
+
+fn put_status(status: u16, reason: &str, out: &mut Vec<u8>) {
+    let reason = if reason.is_empty() { phrase(status) } else { reason };
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.to_string().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(reason.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The reason phrases of what the relay says itself (RFC 9110, section 15).
+fn phrase(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        404 => "Not Found",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::super::head::{parse_request, parse_response};
+    use super::*;
+
+    fn forwarded(request: &str, identity: bool) -> String {
+        let Ok(Status::Complete((head, _))) = parse_request(request.as_bytes(), &mut 0) else {
+            panic!("{request:?} does not parse");
+        };
+        let target = head.path_and_query();
+        let forward = ForwardRequest {
+            authority: "up:1",
+            target: &target,
+            client_ip: IpAddr::from([127, 0, 0, 9]),
+            scheme: "http",
+            request_id: "id-1",
+            identity,
+            framing: head.framing(),
+        };
+        let mut out = Vec::new();
+        encode_request(&head, &forward, &mut out);
+        String::from_utf8(out).expect("ASCII")
+    }
+
+    #[test]
+    fn hop_by_hop_fields_stay_and_the_relay_names_itself() {
+        let out = forwarded(
+            "POST /a?b HTTP/1.1\r\nHost: front\r\nConnection: keep-alive, X-Secret, Authorization\r\n\
+             X-Secret: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\nAuthorization: Bearer k\r\n\
+             X-Forwarded-For: 9.9.9.9\r\nAccept-Encoding: gzip\r\nVia: 1.0 old\r\n\
+             Content-Length: 3\r\nExpect: 100-continue\r\nAccept: */*\r\n\r\n",
+            true,
+        );
+        let expected = "POST /a?b HTTP/1.1\r\nHost: up:1\r\nAuthorization: Bearer k\r\n\
+             Accept: */*\r\nAccept-Encoding: identity\r\nExpect: 100-continue\r\n\
+             X-Forwarded-For: 9.9.9.9, 127.0.0.9\r\nX-Forwarded-Proto: http\r\n\
+             X-Forwarded-Host: front\r\nX-Request-Id: id-1\r\nVia: 1.0 old, 1.1 millstream\r\n\
+             Content-Length: 3\r\n\r\n";
+        assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn an_event_stream_goes_down_without_length_and_unbuffered() {
+        let bytes = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9\r\n\
+            Cache-Control: max-age=1\r\nConnection: close\r\nX-Other: y\r\n\r\n";
+        let Ok(Status::Complete((head, _))) = parse_response(bytes, &mut 0) else {
+            panic!("does not parse");
+        };
+        let forward = ForwardResponse {
+            framing: BodyFraming::Chunked,
+            close: false,
+            stream: true,
+            request_id: "id-1",
+            version: Version::Http11,
+            head_only_length: None,
+        };
+        let mut out = Vec::new();
+        encode_response(&head, &forward, &mut out);
+        let expected = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\
+            X-Other: y\r\nCache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\n\
+            X-Request-Id: id-1\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert_eq!(String::from_utf8(out).expect("ASCII"), expected);
+    }
+}

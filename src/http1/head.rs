@@ -1,0 +1,657 @@
+//! Request and response heads.
+//!
+//! `httparse` reads the tokens; on top of it stand the rules that make framing unambiguous
+//! (RFC 9112, sections 2.2, 3.2, 5, 6.1 and 6.3): what two parsers could read differently is
+//! refused, in requests and in responses alike.
+
+use std::fmt;
+use std::ops::Range;
+
+use super::{Status, Version};
+use crate::limits::{HEAD_BYTES_MAX, HEAD_FIELDS_MAX};
+
+/// How a body is delimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyFraming {
+    /// There is none.
+    None,
+    /// By its length in bytes.
+    Length(u64),
+    /// By the chunked coding.
+    Chunked,
+    /// By the connection's close (responses only).
+    Close,
+}
+
+macro_rules! head_errors {
+    ($($(#[$doc:meta])* $name:ident = $status:literal, $text:literal;)*) => {
+        /// Why a head is refused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum HeadError { $($(#[$doc])* $name,)* }
+
+        impl HeadError {
+            /// The status that tells a client so.
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$name => $status,)* }
+            }
+
+            const fn text(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+head_errors! {
+    /// The start line is no HTTP/1 start line.
+    StartLine = 400, "the start line is malformed";
+    /// A field's name or value has a byte that may not be there.
+    Field = 400, "a field is malformed";
+    /// A line ends in a bare CR or LF.
+    LineEnd = 400, "a line of the head does not end in CRLF";
+    /// A field goes on in the next line.
+    Folded = 400, "a field is folded over two lines";
+    /// More fields than [`HEAD_FIELDS_MAX`].
+    TooManyFields = 431, "the head has too many fields";
+    /// More bytes than [`HEAD_BYTES_MAX`].
+    TooLarge = 431, "the head is too large";
+    /// A version other than 1.0 and 1.1.
+    Version = 505, "only HTTP/1.0 and HTTP/1.1 are spoken here";
+    /// The request target has no form that goes with the method.
+    Target = 400, "the request target is malformed";
+    /// HTTP/1.1 without Host.
+    HostMissing = 400, "the Host field is missing";
+    /// Host twice, or not a host.
+    Host = 400, "the Host field is malformed or repeated";
+    /// Transfer-Encoding together with Content-Length.
+    TwoFramings = 400, "both Transfer-Encoding and Content-Length are given";
+    /// Content-Length is no number, too large, or given twice.
+    ContentLength = 400, "the Content-Length field is malformed or repeated";
+    /// A transfer coding other than `chunked` alone.
+    TransferEncoding = 501, "the only transfer coding spoken here is chunked";
+    /// Transfer-Encoding in HTTP/1.0.
+    OldTransferEncoding = 400, "HTTP/1.0 has no Transfer-Encoding";
+    /// A status below 100 or above 999, or 101, which was not asked for.
+    Status = 502, "the response status is not one that may come here";
+}
+
+impl fmt::Display for HeadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+impl std::error::Error for HeadError {}
+
+#[derive(Clone, Debug)]
+struct FieldAt {
+    name: Range<u16>,
+    value: Range<u16>,
+}
+
+/// The fields of a head, over its own copy of the bytes.
+#[derive(Clone, Debug)]
+struct Fields {
+    bytes: Box<[u8]>,
+    at: Box<[FieldAt]>,
+}
+
+const _: () = assert!(HEAD_BYTES_MAX <= u16::MAX as usize, "offsets are 16 bits");
+
+fn range(whole: &[u8], part: &[u8]) -> Range<u16> {
+    let start = part.as_ptr() as usize - whole.as_ptr() as usize;
+    start as u16..(start + part.len()) as u16
+}
+
+impl Fields {
+    fn new(bytes: &[u8], parsed: &[httparse::Header<'_>]) -> Self {
+        let at = parsed.iter().map(|field| FieldAt {
+            name: range(bytes, field.name.as_bytes()),
+            value: range(bytes, field.value),
+        });
+        Self { at: at.collect(), bytes: bytes.into() }
+    }
+
+    fn slice(&self, range: &Range<u16>) -> &[u8] {
+        &self.bytes[usize::from(range.start)..usize::from(range.end)]
+    }
+
+    fn text(&self, range: &Range<u16>) -> &str {
+        std::str::from_utf8(self.slice(range)).unwrap_or_default()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.at.iter().map(|field| (self.text(&field.name), self.slice(&field.value)))
+    }
+
+    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.iter().filter(move |(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+    }
+
+    /// Whether a list field of this name has `token`.
+    fn has_token(&self, name: &str, token: &str) -> bool {
+        self.all(name).flat_map(list).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
+    }
+
+    fn content_length(&self) -> Result<Option<u64>, HeadError> {
+        let mut values = self.all("content-length");
+        let Some(value) = values.next() else { return Ok(None) };
+        // Repeated lengths are refused even where they agree (RFC 9112, section 6.3 allows
+        // either): nobody honest sends them.
+        if values.next().is_some() || value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+            return Err(HeadError::ContentLength);
+        }
+        let length = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+        length.map(Some).ok_or(HeadError::ContentLength)
+    }
+
+    /// `Ok(None)` where no field frames the body.
+    fn framing(&self, version: Version) -> Result<Option<BodyFraming>, HeadError> {
+        let length = self.content_length()?;
+        let mut codings = self.all("transfer-encoding");
+        let Some(coding) = codings.next() else { return Ok(length.map(BodyFraming::Length)) };
+        if version == Version::Http10 {
+            return Err(HeadError::OldTransferEncoding);
+        }
+        if length.is_some() {
+            return Err(HeadError::TwoFramings);
+        }
+        if codings.next().is_some() || !coding.eq_ignore_ascii_case(b"chunked") {
+            return Err(HeadError::TransferEncoding);
+        }
+        Ok(Some(BodyFraming::Chunked))
+    }
+
+    fn keep_alive(&self, version: Version) -> bool {
+        match version {
+            Version::Http11 => !self.has_token("connection", "close"),
+            Version::Http10 => {
+                self.has_token("connection", "keep-alive")
+                    && !self.has_token("connection", "close")
+            }
+        }
+    }
+}
+
+/// The items of a comma-separated field value (RFC 9110, section 5.6.1), trimmed.
+pub(super) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
+}
+
+/// A request's head.
+#[derive(Clone, Debug)]
+pub struct RequestHead {
+    fields: Fields,
+    method: Range<u16>,
+    target: Range<u16>,
+    version: Version,
+    framing: BodyFraming,
+}
+
+/// A response's head.
+#[derive(Clone, Debug)]
+pub struct ResponseHead {
+    fields: Fields,
+    status: u16,
+    reason: Range<u16>,
+    version: Version,
+    framing: Option<BodyFraming>,
+}
+
+/// The length of the head at the start of `buf`, its empty line included, if it is all there.
+/// `searched` remembers how far earlier calls have looked.
+fn head_len(buf: &[u8], searched: &mut usize) -> Result<Option<usize>, HeadError> {
+    let from = searched.saturating_sub(3).min(buf.len());
+    let end = memchr::memmem::find(&buf[from..], b"\r\n\r\n").map(|at| from + at + 4);
+    *searched = buf.len();
+    match end {
+        Some(end) if end <= HEAD_BYTES_MAX => Ok(Some(end)),
+        None if buf.len() < HEAD_BYTES_MAX => {
+            // A head with bare LF would never end here; it is refused as soon as it shows.
+            let mut at = from;
+            while let Some(lf) = memchr::memchr(b'\n', &buf[at..]) {
+                at += lf;
+                if at == 0 || buf[at - 1] != b'\r' {
+                    return Err(HeadError::LineEnd);
+                }
+                at += 1;
+            }
+            Ok(None)
+        }
+        _ => Err(HeadError::TooLarge),
+    }
+}
+
+/// Every line ends in CRLF, no CR or LF stands alone, no line is folded.
+fn check_lines(head: &[u8]) -> Result<(), HeadError> {
+    for at in memchr::memchr2_iter(b'\r', b'\n', head) {
+        let alone = match head[at] {
+            b'\r' => head.get(at + 1) != Some(&b'\n'),
+            _ => at == 0 || head[at - 1] != b'\r',
+        };
+        if alone {
+            return Err(HeadError::LineEnd);
+        }
+        if head[at] == b'\n' && matches!(head.get(at + 1), Some(b' ' | b'\t')) {
+            return Err(HeadError::Folded);
+        }
+    }
+    Ok(())
+}
+
+fn version(minor: Option<u8>) -> Version {
+    if minor == Some(0) { Version::Http10 } else { Version::Http11 }
+}
+
+fn from_httparse(error: httparse::Error, start: HeadError) -> HeadError {
+    match error {
+        httparse::Error::TooManyHeaders => HeadError::TooManyFields,
+        httparse::Error::Version => HeadError::Version,
+        httparse::Error::Token | httparse::Error::Status => start,
+        httparse::Error::NewLine => HeadError::LineEnd,
+        _ => HeadError::Field,
+    }
+}
+
+/// Field values may hold no control byte but TAB (RFC 9110, section 5.5).
+fn check_values(parsed: &[httparse::Header<'_>]) -> Result<(), HeadError> {
+    let bad = |byte: &u8| (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f;
+    if parsed.iter().any(|field| field.name.is_empty() || field.value.iter().any(bad)) {
+        return Err(HeadError::Field);
+    }
+    Ok(())
+}
+
+/// Parses the request head at the start of `buf`; gives it and the bytes it took. A few empty
+/// lines before it are skipped (RFC 9112, section 2.2). `searched` is 0 for a new head, and is
+/// kept between calls with a growing `buf`.
+///
+/// # Errors
+/// The head is malformed, too large, or ambiguous: answer with its status and close.
+pub fn parse_request(
+    buf: &[u8],
+    searched: &mut usize,
+) -> Result<Status<(RequestHead, usize)>, HeadError> {
+    let mut skipped = 0;
+    while skipped < 8 && buf[skipped..].starts_with(b"\r\n") {
+        skipped += 2;
+    }
+    let buf = &buf[skipped..];
+    let mut looked = searched.saturating_sub(skipped);
+    let found = head_len(buf, &mut looked)?;
+    *searched = looked + skipped;
+    let Some(len) = found else { return Ok(Status::Partial) };
+    let head = &buf[..len];
+    check_lines(head)?;
+    let mut fields = [httparse::EMPTY_HEADER; HEAD_FIELDS_MAX];
+    let mut parsed = httparse::Request::new(&mut fields);
+    let status = parsed.parse(head).map_err(|e| from_httparse(e, HeadError::StartLine))?;
+    let (Some(method), Some(target)) = (parsed.method, parsed.path) else {
+        return Err(HeadError::StartLine);
+    };
+    if status != httparse::Status::Complete(len) {
+        return Err(HeadError::StartLine);
+    }
+    check_values(parsed.headers)?;
+    let version = version(parsed.version);
+    let (method, target) = (range(head, method.as_bytes()), range(head, target.as_bytes()));
+    let fields = Fields::new(head, parsed.headers);
+    let framing = fields.framing(version)?.unwrap_or(BodyFraming::None);
+    let request = RequestHead { fields, method, target, version, framing };
+    request.check_target()?;
+    request.check_host()?;
+    Ok(Status::Complete((request, skipped + len)))
+}
+
+/// Parses the response head at the start of `buf`, like [`parse_request`].
+///
+/// # Errors
+/// The head is malformed, too large, or ambiguous: the connection cannot be used any more.
+pub fn parse_response(
+    buf: &[u8],
+    searched: &mut usize,
+) -> Result<Status<(ResponseHead, usize)>, HeadError> {
+    let Some(len) = head_len(buf, searched)? else { return Ok(Status::Partial) };
+    let head = &buf[..len];
+    check_lines(head)?;
+    let mut fields = [httparse::EMPTY_HEADER; HEAD_FIELDS_MAX];
+    let mut parsed = httparse::Response::new(&mut fields);
+    let status = parsed.parse(head).map_err(|e| from_httparse(e, HeadError::StartLine))?;
+    if status != httparse::Status::Complete(len) {
+        return Err(HeadError::StartLine);
+    }
+    check_values(parsed.headers)?;
+    let status = parsed.code.unwrap_or(0);
+    if !(100..=999).contains(&status) || status == 101 {
+        return Err(HeadError::Status);
+    }
+    let version = version(parsed.version);
+    let reason = match parsed.reason {
+        Some(reason) if !reason.is_empty() => range(head, reason.as_bytes()),
+        _ => 0..0,
+    };
+    let fields = Fields::new(head, parsed.headers);
+    let framing = fields.framing(version)?;
+    Ok(Status::Complete((ResponseHead { fields, status, reason, version, framing }, len)))
+}
+
+impl RequestHead {
+    fn check_target(&self) -> Result<(), HeadError> {
+        let target = self.target();
+        let fits = match self.method() {
+            "CONNECT" => !target.is_empty() && !target.contains('/'),
+            "OPTIONS" if target == "*" => true,
+            _ => target.starts_with('/') || self.absolute().is_some(),
+        };
+        if fits { Ok(()) } else { Err(HeadError::Target) }
+    }
+
+    fn check_host(&self) -> Result<(), HeadError> {
+        let mut hosts = self.fields.all("host");
+        let Some(host) = hosts.next() else {
+            let needed = self.version == Version::Http11;
+            return if needed { Err(HeadError::HostMissing) } else { Ok(()) };
+        };
+        let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(byte);
+        if hosts.next().is_some() || !host.iter().all(fits) {
+            return Err(HeadError::Host);
+        }
+        Ok(())
+    }
+
+    /// Authority and the rest of a target in absolute form.
+    fn absolute(&self) -> Option<(&str, &str)> {
+        let target = self.target();
+        let (scheme, rest) = target.split_once("://")?;
+        if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+            return None;
+        }
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        (!authority.is_empty() && !authority.contains('@')).then_some((authority, path))
+    }
+
+    /// The method.
+    pub fn method(&self) -> &str {
+        self.fields.text(&self.method)
+    }
+
+    /// The target as sent.
+    pub fn target(&self) -> &str {
+        self.fields.text(&self.target)
+    }
+
+    /// Path and query in origin form, or `*`.
+    pub fn path_and_query(&self) -> std::borrow::Cow<'_, str> {
+        match self.absolute() {
+            Some((_, "")) => "/".into(),
+            Some((_, query)) if query.starts_with('?') => format!("/{query}").into(),
+            Some((_, path)) => path.into(),
+            None => self.target().into(),
+        }
+    }
+
+    /// The path alone.
+    pub fn path(&self) -> &str {
+        let path = self.absolute().map_or_else(|| self.target(), |(_, path)| path);
+        let path = path.split('?').next().unwrap_or_default();
+        if path.is_empty() { "/" } else { path }
+    }
+
+    /// The version.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The fields in order.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.fields.iter()
+    }
+
+    /// The first field of this name, whatever its case.
+    pub fn field(&self, name: &str) -> Option<&[u8]> {
+        self.fields.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+    }
+
+    /// The host asked for; that of an absolute target wins (RFC 9112, section 3.2.2).
+    pub fn host(&self) -> Option<&str> {
+        match self.absolute() {
+            Some((authority, _)) => Some(authority),
+            None => self.field("host").and_then(|host| std::str::from_utf8(host).ok()),
+        }
+    }
+
+    /// How its body is delimited.
+    pub fn framing(&self) -> BodyFraming {
+        self.framing
+    }
+
+    /// Whether the client would send another request on this connection.
+    pub fn keep_alive(&self) -> bool {
+        self.fields.keep_alive(self.version)
+    }
+
+    /// Whether it waits for `100 Continue`.
+    pub fn expects_continue(&self) -> bool {
+        self.version == Version::Http11 && self.fields.has_token("expect", "100-continue")
+    }
+
+    /// Whether it asks for an event stream by its Accept field.
+    pub fn accepts_event_stream(&self) -> bool {
+        self.fields.all("accept").flat_map(list).any(is_event_stream)
+    }
+
+    /// Whether a list field has this token.
+    pub fn has_token(&self, name: &str, token: &str) -> bool {
+        self.fields.has_token(name, token)
+    }
+
+    /// Its size in bytes.
+    pub fn bytes_len(&self) -> usize {
+        self.fields.bytes.len()
+    }
+}
+
+fn is_event_stream(media_type: &[u8]) -> bool {
+    let essence = media_type.split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+}
+
+impl ResponseHead {
+    /// The status.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The reason phrase.
+    pub fn reason(&self) -> &str {
+        self.fields.text(&self.reason)
+    }
+
+    /// The version.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The fields in order.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.fields.iter()
+    }
+
+    /// The first field of this name, whatever its case.
+    pub fn field(&self, name: &str) -> Option<&[u8]> {
+        self.fields.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+    }
+
+    /// How its body is delimited, as the answer to a request with `method` (RFC 9112,
+    /// section 6.3).
+    pub fn framing(&self, method: &str) -> BodyFraming {
+        if method == "HEAD" || self.is_interim() || matches!(self.status, 204 | 304) {
+            return BodyFraming::None;
+        }
+        self.framing.unwrap_or(BodyFraming::Close)
+    }
+
+    /// Whether the upstream would take another request on this connection.
+    pub fn keep_alive(&self) -> bool {
+        self.fields.keep_alive(self.version)
+    }
+
+    /// Whether its body is an event stream.
+    pub fn is_event_stream(&self) -> bool {
+        self.field("content-type").is_some_and(is_event_stream)
+    }
+
+    /// Whether another response follows (1xx).
+    pub fn is_interim(&self) -> bool {
+        self.status < 200
+    }
+
+    /// Whether a list field has this token.
+    pub fn has_token(&self, name: &str, token: &str) -> bool {
+        self.fields.has_token(name, token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(bytes: &[u8]) -> Result<Status<(RequestHead, usize)>, HeadError> {
+        parse_request(bytes, &mut 0)
+    }
+
+    fn refused(bytes: &str) -> HeadError {
+        match request(bytes.as_bytes()) {
+            Err(error) => error,
+            Ok(other) => panic!("{bytes:?} gave {other:?}"),
+        }
+    }
+
+    const POST: &[u8] = b"POST /v1/chat?x=1 HTTP/1.1\r\nHost: a:1\r\nContent-Length: 5\r\n\r\nhello";
+
+    #[test]
+    fn every_prefix_is_partial_and_the_whole_is_complete() {
+        let end = POST.len() - 5;
+        let mut searched = 0;
+        for len in 0..end {
+            let prefix = parse_request(&POST[..len], &mut searched);
+            assert!(matches!(prefix, Ok(Status::Partial)), "{len}");
+        }
+        let Ok(Status::Complete((head, consumed))) = parse_request(POST, &mut searched) else {
+            panic!("not complete");
+        };
+        assert_eq!((consumed, head.method(), head.path()), (end, "POST", "/v1/chat"));
+        assert_eq!((head.framing(), head.keep_alive()), (BodyFraming::Length(5), true));
+        assert_eq!((head.host(), head.path_and_query().as_ref()), (Some("a:1"), "/v1/chat?x=1"));
+    }
+
+    #[test]
+    fn smuggling_shapes_are_refused() {
+        let with = |fields: &str| refused(&format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n"));
+        for (fields, error) in [
+            ("Content-Length: 5\r\nTransfer-Encoding: chunked", HeadError::TwoFramings),
+            ("Content-Length: 5\r\nContent-Length: 6", HeadError::ContentLength),
+            ("Content-Length: 5\r\nContent-Length: 5", HeadError::ContentLength),
+            ("Content-Length: 5, 5", HeadError::ContentLength),
+            ("Content-Length: +5", HeadError::ContentLength),
+            ("Content-Length: 5x", HeadError::ContentLength),
+            ("Content-Length:", HeadError::ContentLength),
+            ("Content-Length: 18446744073709551616", HeadError::ContentLength),
+            ("Transfer-Encoding: gzip", HeadError::TransferEncoding),
+            ("Transfer-Encoding: gzip, chunked", HeadError::TransferEncoding),
+            ("Transfer-Encoding: chunked, chunked", HeadError::TransferEncoding),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", HeadError::TransferEncoding),
+            ("Transfer-Encoding: xchunked", HeadError::TransferEncoding),
+            ("Transfer-Encoding : chunked", HeadError::Field),
+            ("A: b\r\n folded", HeadError::Folded),
+            ("A: b\r\n\tfolded", HeadError::Folded),
+            ("A: b\nB: c", HeadError::LineEnd),
+            ("A: b\rB: c", HeadError::LineEnd),
+            ("A: \0", HeadError::Field),
+            (": b", HeadError::Field),
+            ("Host: b", HeadError::Host),
+        ] {
+            assert_eq!(with(fields), error, "{fields:?}");
+        }
+        for (whole, error) in [
+            ("GET / HTTP/1.1\r\n\r\n", HeadError::HostMissing),
+            ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", HeadError::Host),
+            ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", HeadError::OldTransferEncoding),
+            ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", HeadError::Version),
+            ("GET a HTTP/1.1\r\nHost: a\r\n\r\n", HeadError::Target),
+            ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", HeadError::Target),
+            ("GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", HeadError::Target),
+            ("GET / HTTP/1.1\nHost: a\n\n", HeadError::LineEnd),
+            ("G@T\x01 / HTTP/1.1\r\nHost: a\r\n\r\n", HeadError::StartLine),
+        ] {
+            assert_eq!(refused(whole), error, "{whole:?}");
+        }
+    }
+
+    #[test]
+    fn limits_hold() {
+        let long = format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}\r\n\r\n", "x".repeat(HEAD_BYTES_MAX));
+        assert_eq!(refused(&long), HeadError::TooLarge);
+        assert_eq!(refused(&long[..HEAD_BYTES_MAX]), HeadError::TooLarge, "without its end");
+        let many = "A: b\r\n".repeat(HEAD_FIELDS_MAX);
+        let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n");
+        assert_eq!(refused(&many), HeadError::TooManyFields);
+    }
+
+    #[test]
+    fn target_forms() {
+        for (target, path, host) in [
+            ("http://b/x?y", "/x?y", "b"),
+            ("http://b", "/", "b"),
+            ("HTTP://b?q", "/?q", "b"),
+            ("/x", "/x", "a"),
+        ] {
+            let bytes = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+            let Ok(Status::Complete((head, _))) = request(bytes.as_bytes()) else {
+                panic!("{target}");
+            };
+            assert_eq!((head.path_and_query().as_ref(), head.host()), (path, Some(host)));
+        }
+        assert!(request(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").is_ok());
+        assert!(request(b"\r\n\r\nCONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n").is_ok());
+    }
+
+    #[test]
+    fn response_framing() {
+        let parse = |bytes: &str| match parse_response(bytes.as_bytes(), &mut 0) {
+            Ok(Status::Complete((head, _))) => Ok(head),
+            Ok(Status::Partial) => panic!("partial"),
+            Err(error) => Err(error),
+        };
+        let head = parse("HTTP/1.1 200 OK\r\nContent-Type: Text/Event-Stream; charset=x\r\n\r\n");
+        let head = head.expect("parses");
+        assert!(head.is_event_stream() && head.keep_alive());
+        assert_eq!(head.framing("GET"), BodyFraming::Close);
+        assert_eq!(head.framing("HEAD"), BodyFraming::None);
+        let head = parse("HTTP/1.1 204\r\nContent-Length: 5\r\n\r\n").expect("parses");
+        assert_eq!(head.framing("GET"), BodyFraming::None);
+        let both = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert_eq!(parse(both).err(), Some(HeadError::TwoFramings));
+        assert_eq!(parse("HTTP/1.1 101 S\r\n\r\n").err(), Some(HeadError::Status));
+        assert!(!parse("HTTP/1.0 200 OK\r\n\r\n").expect("parses").keep_alive());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_end_without_panic(bytes: Vec<u8>) {
+            let _ = parse_request(&bytes, &mut 0);
+            let _ = parse_response(&bytes, &mut 0);
+        }
+
+        #[test]
+        fn mutated_heads_end_without_panic(at in 0_usize..60, byte: u8) {
+            let mut bytes = POST.to_vec();
+            bytes[at] = byte;
+            if let Ok(Status::Complete((head, consumed))) = parse_request(&bytes, &mut 0) {
+                proptest::prop_assert!(consumed <= bytes.len());
+                proptest::prop_assert!(!head.method().is_empty());
+            }
+        }
+    }
+}
