@@ -90,23 +90,60 @@ impl Scanner {
     /// Takes the next bytes of the stream and says which frames ended in them.
     pub fn scan(&mut self, bytes: &[u8]) -> Scan {
         let mut found = Scan::default();
-        let mut continued = self.in_frame();
-        let mut begin = if continued {
-            0
-        } else {
-            self.skip_gap(bytes, 0)
+        let begin = match self.enter(bytes) {
+            Entry::Continued => {
+                found.last_continued = true;
+                0
+            }
+            Entry::Begins(begin) => begin,
+            Entry::Gap(end) => return Scan { end, ..found },
         };
-        found.end = if self.at_boundary() { begin } else { 0 };
-        continued |= begin == 0 && self.in_frame();
+        let Some(end) = self.finish(bytes, begin) else {
+            return Scan {
+                end: begin,
+                ..Scan::default()
+            };
+        };
+        found.frames = 1;
+        found.last = begin;
+        found.end = skip_line_ends(bytes, end);
+        let rest = &bytes[found.end..];
+        if rest.len() >= BULK_BYTES_MIN {
+            self.scan_bulk(bytes, &mut found);
+        } else if !rest.is_empty() {
+            self.scan_each(bytes, &mut found);
+        }
+        found
+    }
+
+    /// Goes on from `found.end`, where a frame begins, frame by frame.
+    fn scan_each(&mut self, bytes: &[u8], found: &mut Scan) {
+        let mut begin = found.end;
         while let Some(end) = self.finish(bytes, begin) {
             found.frames += 1;
             found.last = begin;
-            found.last_continued = continued;
-            begin = self.skip_gap(bytes, end);
-            found.end = begin;
-            continued = false;
+            found.last_continued = false;
+            begin = skip_line_ends(bytes, end);
         }
-        found
+        found.end = begin;
+    }
+
+    /// The same for many bytes: counts the ends of frames without finding them, then finds the
+    /// last two from behind.
+    fn scan_bulk(&mut self, bytes: &[u8], found: &mut Scan) {
+        let rest = &bytes[found.end..];
+        let ends = count_ends(rest);
+        if ends > 0
+            && let Some(last_end) = rfind_end(rest)
+        {
+            let last = rfind_end(&rest[..last_end - 1]).map_or(0, |end| skip_line_ends(rest, end));
+            found.frames += ends;
+            found.last = found.end + last;
+            found.last_continued = false;
+            found.end += skip_line_ends(rest, last_end);
+        }
+        // What is left is an unfinished frame; it sets the place.
+        self.scan_each(bytes, found);
     }
 
     /// Takes bytes up to the end of the next frame and returns the offset just after it, or takes
@@ -116,59 +153,65 @@ impl Scanner {
     /// A gap before the frame is part of what is taken (blank lines, which the readers of frames
     /// here skip). Of a closing CRLF the LF is included if these bytes hold it.
     pub fn next_frame(&mut self, bytes: &[u8]) -> Option<usize> {
-        let begin = if self.in_frame() {
-            0
-        } else {
-            self.skip_gap(bytes, 0)
+        let begin = match self.enter(bytes) {
+            Entry::Continued => 0,
+            Entry::Begins(begin) => begin,
+            Entry::Gap(_) => return None,
         };
         let end = self.finish(bytes, begin)?;
         let pair = bytes[end - 1] == CR && bytes.get(end) == Some(&LF);
         Some(end + usize::from(pair))
     }
 
-    fn in_frame(&self) -> bool {
-        self.place != Place::Gap
-    }
-
-    /// Skips the gap from `at` on; returns where the next frame begins, or the length. Leaves
-    /// the place in a line as soon as a frame began, be it by a byte that looked like a mark.
-    fn skip_gap(&mut self, bytes: &[u8], mut at: usize) -> usize {
+    /// Skips the gap at the start of `bytes`, if the place is in one.
+    fn enter(&mut self, bytes: &[u8]) -> Entry {
+        if self.place != Place::Gap {
+            return Entry::Continued;
+        }
+        let mut at = 0;
         if self.start != Start::Past {
-            at = self.skip_mark(bytes, at);
-            if self.start != Start::Past || self.in_frame() {
-                return at;
+            let begun = self.start != Start::Fresh;
+            at = self.skip_mark(bytes);
+            if self.start != Start::Past {
+                return Entry::Gap(0);
+            }
+            if self.place == Place::Line {
+                return if begun {
+                    Entry::Continued
+                } else {
+                    Entry::Begins(0)
+                };
             }
         }
-        while let Some(&(LF | CR)) = bytes.get(at) {
-            at += 1;
+        at = skip_line_ends(bytes, at);
+        if at == bytes.len() {
+            Entry::Gap(at)
+        } else {
+            Entry::Begins(at)
         }
-        at
     }
 
-    /// Skips the byte order mark at the start of the stream, which may come byte by byte.
-    fn skip_mark(&mut self, bytes: &[u8], mut at: usize) -> usize {
-        while let Some(&byte) = bytes.get(at) {
-            self.start = match (self.start, byte) {
-                (Start::Fresh, b) if b == BOM[0] => Start::One,
-                (Start::One, b) if b == BOM[1] => Start::Two,
-                (Start::Two, b) if b == BOM[2] => Start::Past,
-                (Start::Fresh, _) => {
+    /// Skips the byte order mark at the start of the stream, which may come byte by byte. If it
+    /// turns out to be none, its bytes are the first of a line.
+    fn skip_mark(&mut self, bytes: &[u8]) -> usize {
+        for (at, &byte) in bytes.iter().enumerate() {
+            self.start = match self.start {
+                Start::Fresh if byte == BOM[0] => Start::One,
+                Start::One if byte == BOM[1] => Start::Two,
+                Start::Two if byte == BOM[2] => {
                     self.start = Start::Past;
-                    return at;
+                    return at + 1;
                 }
-                _ => {
-                    // The bytes that looked like a mark are the first of a line.
+                before => {
+                    if before != Start::Fresh {
+                        self.place = Place::Line;
+                    }
                     self.start = Start::Past;
-                    self.place = Place::Line;
                     return at;
                 }
             };
-            at += 1;
-            if self.start == Start::Past {
-                break;
-            }
         }
-        at
+        bytes.len()
     }
 
     /// Goes on from `at`, at or behind the first byte of a frame, to its end: the offset after
@@ -201,4 +244,76 @@ impl Place {
             Self::LineStart
         }
     }
+}
+
+/// What the first of some bytes is.
+enum Entry {
+    /// The middle of a frame.
+    Continued,
+    /// A frame begins at this offset, behind a gap if it is not 0.
+    Begins(usize),
+    /// There is gap only, which ends at this offset: 0 in the middle of a byte order mark.
+    Gap(usize),
+}
+
+fn skip_line_ends(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(&(LF | CR)) = bytes.get(at) {
+        at += 1;
+    }
+    at
+}
+
+/// Bytes from which counting beats searching.
+const BULK_BYTES_MIN: usize = 512;
+/// Bytes counted in one stretch. A frame takes three, so a `u8` holds the ends of this many.
+const BLOCK: usize = 704;
+
+/// Whether the byte `b0` ends a frame, given the bytes before it, nearest first, where all of them
+/// belong to lines and their ends: it ends an empty line, and the line before was not empty.
+///
+/// In words: it ends a line (a LF behind a CR ended it already); what stands before it ends a
+/// line too; and what stands before *that* line end, of two bytes if it is CRLF, does not.
+#[inline(always)]
+fn ends_frame(b0: u8, b1: u8, b2: u8, b3: u8) -> bool {
+    let line_end = |byte: u8| (byte == LF) | (byte == CR);
+    let blank = line_end(b0) & line_end(b1) & !((b0 == LF) & (b1 == CR));
+    blank & (!line_end(b2) | ((b1 == LF) & (b2 == CR) & !line_end(b3)))
+}
+
+fn ends_frame_at(bytes: &[u8], at: usize) -> bool {
+    let before = |n: usize| at.checked_sub(n).map_or(0, |at| bytes[at]);
+    ends_frame(bytes[at], before(1), before(2), before(3))
+}
+
+/// The frames that end in `bytes`, which begin with the first byte of one.
+fn count_ends(bytes: &[u8]) -> u32 {
+    let mut ends = (0..bytes.len().min(3))
+        .filter(|at| ends_frame_at(bytes, *at))
+        .count() as u32;
+    let mut at = 0;
+    while let Some(block) = bytes[at..].first_chunk::<{ BLOCK + 3 }>() {
+        let mut sum = 0_u8;
+        for i in 0..BLOCK {
+            sum += u8::from(ends_frame(
+                block[i + 3],
+                block[i + 2],
+                block[i + 1],
+                block[i],
+            ));
+        }
+        ends += u32::from(sum);
+        at += BLOCK;
+    }
+    for window in bytes[at..].windows(4) {
+        ends += u32::from(ends_frame(window[3], window[2], window[1], window[0]));
+    }
+    ends
+}
+
+/// The offset just after the byte that ends the last frame of `bytes`, which begin with the first
+/// byte of one.
+fn rfind_end(bytes: &[u8]) -> Option<usize> {
+    memchr::memrchr2_iter(LF, CR, bytes)
+        .find(|at| ends_frame_at(bytes, *at))
+        .map(|at| at + 1)
 }
