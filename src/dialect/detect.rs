@@ -89,3 +89,119 @@ struct Probe<'a> {
     output: Option<IgnoredAny>,
     request_id: Option<IgnoredAny>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_known_by_path_and_fields() {
+        let cases: &[(&str, &[&str], Dialect)] = &[
+            ("/v1/chat/completions", &[], Dialect::OpenAiChat),
+            ("/chat/completions/", &[], Dialect::OpenAiChat),
+            (
+                "/openai/deployments/x/chat/completions?api-version=1",
+                &[],
+                Dialect::OpenAiChat,
+            ),
+            (
+                "/compatible-mode/v1/chat/completions",
+                &["x-dashscope-sse"],
+                Dialect::OpenAiChat,
+            ),
+            ("/v1beta/openai/chat/completions", &[], Dialect::OpenAiChat),
+            ("/v1/completions", &[], Dialect::OpenAiChat),
+            ("/v1/responses", &[], Dialect::OpenAiResponses),
+            (
+                "/v1/responses/resp_1?stream=true",
+                &[],
+                Dialect::OpenAiResponses,
+            ),
+            ("/v1/messages", &[], Dialect::Anthropic),
+            (
+                "/v1/messages?beta=true",
+                &["anthropic-version"],
+                Dialect::Anthropic,
+            ),
+            ("/api/messages", &["anthropic-version"], Dialect::Anthropic),
+            ("/api/messages", &[], Dialect::Generic),
+            (
+                "/v1beta/models/g:streamGenerateContent?alt=sse",
+                &[],
+                Dialect::Gemini,
+            ),
+            ("/v1beta/models/g:generateContent", &[], Dialect::Generic),
+            (
+                "/api/v1/services/aigc/text-generation/generation",
+                &[],
+                Dialect::DashScope,
+            ),
+            (
+                "/api/v1/apps/7/completion",
+                &["x-dashscope-sse"],
+                Dialect::DashScope,
+            ),
+            ("/events", &[], Dialect::Generic),
+            ("/search?next=/v1/chat/completions", &[], Dialect::Generic),
+            ("", &[], Dialect::Generic),
+            ("*", &[], Dialect::Generic),
+        ];
+        for (path, fields, dialect) in cases {
+            let got = Dialect::from_request(path, |name| fields.contains(&name));
+            assert_eq!(got, *dialect, "{path} with {fields:?}");
+        }
+    }
+
+    #[test]
+    fn first_frames_give_their_dialect_away() {
+        let cases: &[(&str, Option<Dialect>)] = &[
+            (
+                "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"choices\":[]}\n\n",
+                Some(Dialect::OpenAiChat),
+            ),
+            (
+                "\u{feff}data:{\"choices\":[]}\r\n\r\n",
+                Some(Dialect::OpenAiChat),
+            ),
+            ("data: [DONE]\n\n", Some(Dialect::OpenAiChat)),
+            (
+                "event: response.created\ndata: {\"type\":\"response.created\"}\n\n",
+                Some(Dialect::OpenAiResponses),
+            ),
+            (
+                "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{}}\n\n",
+                Some(Dialect::Anthropic),
+            ),
+            (
+                "data: {\"candidates\": [{}]}\r\n\r\n",
+                Some(Dialect::Gemini),
+            ),
+            (
+                "id:1\nevent:result\n:HTTP_STATUS/200\ndata:{}\n\n",
+                Some(Dialect::DashScope),
+            ),
+            (
+                "data:{\"output\":{},\"request_id\":\"r\"}\n\n",
+                Some(Dialect::DashScope),
+            ),
+            (": OPENROUTER PROCESSING\n\n", None),
+            ("data: {\"output\":1}\n\n", None),
+            ("data: {\"type\":7}\n\n", None),
+            ("data: hello\n\n", None),
+            ("data\n\n", None),
+            ("", None),
+        ];
+        for (frame, dialect) in cases {
+            assert_eq!(
+                Dialect::from_first_frame(frame.as_bytes()),
+                *dialect,
+                "{frame:?}"
+            );
+        }
+        let huge = format!(
+            "data: {{\"choices\":[],\"x\":\"{}\"}}\n\n",
+            "x".repeat(1 << 20)
+        );
+        assert_eq!(Dialect::from_first_frame(huge.as_bytes()), None);
+    }
+}

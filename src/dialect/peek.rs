@@ -159,3 +159,127 @@ impl<'de> Visitor<'de> for ScalarSeed {
         Ok(Scalar::Other)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peeked(body: &str) -> (Option<String>, Option<bool>) {
+        let found = peek(body.as_bytes());
+        (found.model, found.stream)
+    }
+
+    fn some(model: &str, stream: bool) -> (Option<String>, Option<bool>) {
+        (Some(model.to_owned()), Some(stream))
+    }
+
+    #[test]
+    fn both_are_found_in_any_order_and_place() {
+        assert_eq!(peeked(r#"{"model":"m","stream":true}"#), some("m", true));
+        assert_eq!(
+            peeked(r#" { "stream" : false , "model" : "m" } "#),
+            some("m", false)
+        );
+        let nested = r#"{"messages":[{"model":"no","stream":true}],"x":{"model":"no"},
+            "model":"yes","n":1.5e9,"z":null,"stream":false}"#;
+        assert_eq!(peeked(nested), some("yes", false));
+        assert_eq!(
+            peeked(r#"{"\u006dodel":"a\"b\n","stream":true}"#),
+            some("a\"b\n", true)
+        );
+    }
+
+    #[test]
+    fn other_types_count_as_absent() {
+        for value in [
+            "null",
+            "1",
+            "-1",
+            "1.5",
+            "[1,[2]]",
+            r#"{"model":"no"}"#,
+            "true",
+        ] {
+            let body = format!(r#"{{"model":{value},"stream":true}}"#);
+            assert_eq!(peeked(&body), (None, Some(true)), "{body}");
+        }
+        assert_eq!(
+            peeked(r#"{"stream":"true","model":"m"}"#),
+            (Some("m".into()), None)
+        );
+    }
+
+    #[test]
+    fn the_first_of_several_counts() {
+        assert_eq!(
+            peeked(r#"{"model":"a","model":"b","stream":true}"#),
+            some("a", true)
+        );
+        assert_eq!(
+            peeked(r#"{"model":1,"model":"b","stream":true}"#),
+            some("b", true)
+        );
+    }
+
+    #[test]
+    fn it_stops_once_it_has_both() {
+        assert_eq!(
+            peeked("{\"model\":\"m\",\"stream\":true,\u{1} not json"),
+            some("m", true)
+        );
+    }
+
+    #[test]
+    fn every_cut_body_gives_what_stood_before_the_cut() {
+        let body = r#"{"model":"gpt-5","messages":[{"content":"hi"}],"stream":true}"#;
+        let model_end = r#"{"model":"gpt-5""#.len();
+        for cut in 0..body.len() {
+            let (model, stream) = peeked(&body[..cut]);
+            assert_eq!(model.is_some(), cut >= model_end, "{cut}");
+            assert_eq!(stream.is_some(), cut == body.len() - 1, "{cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_gives_nothing() {
+        for body in [
+            "",
+            " ",
+            "null",
+            "[]",
+            "7",
+            "\"model\"",
+            "model=m&stream=true",
+            "{",
+            "}",
+        ] {
+            assert_eq!(peek(body.as_bytes()), Peek::default(), "{body:?}");
+        }
+        assert_eq!(
+            peek(b"{\"model\":\"\xFF\",\"stream\":true}"),
+            Peek::default()
+        );
+        assert_eq!(peek(b"\xEF\xBB\xBF{\"model\":\"m\"}"), Peek::default());
+    }
+
+    #[test]
+    fn deep_nesting_and_huge_strings_do_no_harm() {
+        let deep = "[".repeat(1 << 20);
+        assert_eq!(peeked(&format!(r#"{{"x":{deep}"#)), (None, None));
+        assert_eq!(peeked(&format!(r#"{{"model":{deep}"#)), (None, None));
+        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        assert_eq!(
+            peeked(&format!(r#"{{"x":{deep},"model":"m","stream":true}}"#)),
+            some("m", true)
+        );
+        let huge = "é".repeat(1 << 20);
+        let (model, stream) = peeked(&format!(
+            r#"{{"x":"{huge}","model":"{huge}","stream":true}}"#
+        ));
+        assert_eq!(
+            model.map(|model| model.chars().count()),
+            Some(MODEL_CHARS_MAX)
+        );
+        assert_eq!(stream, Some(true));
+    }
+}

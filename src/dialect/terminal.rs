@@ -96,3 +96,142 @@ fn first_member<'a>(text: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
             .trim_ascii_start(),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENDS: &[(Dialect, &[&str])] = &[
+        (
+            Dialect::OpenAiChat,
+            &[
+                "data: [DONE]\n\n",
+                "data:[DONE]\n\n",
+                "data: [DONE]\r\n\r\n",
+                "data: [DONE]\r\r",
+                "\n\r\ndata: [DONE]\n\n",
+                ": bye\ndata: [DONE]\n\n",
+                "event: done\ndata: [DONE]\n\n",
+                "data: {\"error\":{\"message\":\"x\"}}\n\n",
+                "data: { \"error\" : {\"message\":\"x\"}}\n\n",
+                "data:{\"error\":\"x\"}\n\n",
+            ],
+        ),
+        (
+            Dialect::OpenAiResponses,
+            &[
+                "event: response.completed\ndata: {}\n\n",
+                "event:response.failed\ndata:{}\n\n",
+                "event: response.incomplete\ndata: {}\n\n",
+                "event: response.done\r\ndata: {}\r\n\r\n",
+                "event: error\ndata: {}\n\n",
+                "event: done\ndata: {}\n\n",
+                "data: [DONE]\n\n",
+                "data:[DONE]\n\n",
+                "data: {\"type\":\"response.completed\",\"response\":{}}\n\n",
+                "data: {\"type\": \"response.incomplete\",\"response\":{}}\n\n",
+                "data: {\"type\":\"error\",\"code\":null}\n\n",
+            ],
+        ),
+        (
+            Dialect::Anthropic,
+            &[
+                "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+                "event:message_stop\ndata:{\"type\":\"message_stop\"}\n\n",
+                "data: {\"type\": \"message_stop\"}\n\n",
+                "event: error\ndata: {\"type\":\"error\",\"error\":{}}\n\n",
+                "data: {\"type\":\"error\",\"error\":{}}\n\n",
+            ],
+        ),
+    ];
+
+    const LOOKALIKES: &[&str] = &[
+        "",
+        "\n\n",
+        "data: [DONE] x\n\n",
+        "data: [DONE]",
+        "data: x[DONE]\n\n",
+        "data:  [DONE]\n\n",
+        "data: \"[DONE]\"\n\n",
+        ": data: [DONE]\n\n",
+        ":[DONE]\n\n",
+        "datum: [DONE]\n\n",
+        "id: [DONE]\n\n",
+        "data: {\"error\":null,\"choices\":[]}\n\n",
+        "data: {\"errors\":{}}\n\n",
+        "data: {\"id\":\"x\",\"error\":{}}\n\n",
+        "data: {\"type\":\"message_stopped\"}\n\n",
+        "data: {\"type\":\"message_delta\"}\n\n",
+        "data: {\"text\":\"message_stop\"}\n\n",
+        "event: message_stops\ndata: {}\n\n",
+        "event: response.completed.not\ndata: {}\n\n",
+        "event: response.output_text.done\ndata: {}\n\n",
+        "event: errors\ndata: {}\n\n",
+        "data: event: message_stop\n\n",
+        // Cut in the middle of a name by the prefix's length, the rest would read `error`.
+        ": twenty-seven bytes of text\nevent: errors\ndata: {}\n\n",
+        "data: the story ends with [DONE]\n\n",
+    ];
+
+    #[test]
+    fn every_end_of_a_dialect_is_known_also_by_its_prefix() {
+        for (dialect, frames) in ENDS {
+            assert!(dialect.has_terminal());
+            for frame in *frames {
+                let bytes = frame.as_bytes();
+                assert!(dialect.is_terminal(bytes), "{dialect}: {frame:?}");
+                let prefix = &bytes[..bytes.len().min(Dialect::TERMINAL_PREFIX_BYTES)];
+                assert!(
+                    dialect.is_terminal(prefix),
+                    "{dialect}: prefix of {frame:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn lookalikes_are_not_taken_for_ends() {
+        for dialect in Dialect::ALL {
+            for frame in LOOKALIKES {
+                assert!(
+                    !dialect.is_terminal(frame.as_bytes()),
+                    "{dialect}: {frame:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_prefix_and_its_frame_always_say_the_same() {
+        let all = ENDS
+            .iter()
+            .flat_map(|(_, frames)| *frames)
+            .chain(LOOKALIKES);
+        for frame in all.map(|frame| frame.as_bytes()) {
+            let prefix = &frame[..frame.len().min(Dialect::TERMINAL_PREFIX_BYTES)];
+            for dialect in Dialect::ALL {
+                assert_eq!(dialect.is_terminal(frame), dialect.is_terminal(prefix));
+            }
+        }
+    }
+
+    #[test]
+    fn dialects_without_an_end_mark_have_none() {
+        for dialect in [Dialect::Gemini, Dialect::DashScope, Dialect::Generic] {
+            assert!(!dialect.has_terminal());
+            for frame in ENDS.iter().flat_map(|(_, frames)| *frames) {
+                assert!(
+                    !dialect.is_terminal(frame.as_bytes()),
+                    "{dialect}: {frame:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_ends_of_one_dialect_end_no_other() {
+        assert!(!Dialect::OpenAiChat.is_terminal(b"event: message_stop\ndata: {}\n\n"));
+        assert!(!Dialect::Anthropic.is_terminal(b"data: [DONE]\n\n"));
+        assert!(!Dialect::OpenAiResponses.is_terminal(b"event: message_stop\ndata: {}\n\n"));
+    }
+}

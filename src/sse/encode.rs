@@ -98,3 +98,95 @@ fn split_lines(mut text: &[u8], mut each: impl FnMut(&[u8])) {
     }
     each(text);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(event: &EventText<'_>) -> String {
+        let mut out = Vec::new();
+        encode(event, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn parts_are_written_in_order_with_one_space() {
+        let event = EventText {
+            comment: Some(b"hi"),
+            id: Some(b"7"),
+            retry: Some(100),
+            event: Some(b"delta"),
+            data: Some(b" x"),
+        };
+        let frame = ": hi\nid: 7\nretry: 100\nevent: delta\ndata:  x\n\n";
+        assert_eq!(encoded(&event), frame);
+    }
+
+    #[test]
+    fn each_line_of_data_and_comment_gets_its_own() {
+        let data = |data| {
+            encoded(&EventText {
+                data: Some(data),
+                ..EventText::default()
+            })
+        };
+        assert_eq!(
+            data(b"a\nb\r\nc\rd"),
+            "data: a\ndata: b\ndata: c\ndata: d\n\n"
+        );
+        assert_eq!(data(b"\n"), "data: \ndata: \n\n");
+        assert_eq!(data(b"\r\n\r"), "data: \ndata: \ndata: \n\n");
+        assert_eq!(data(b""), "data: \n\n");
+        let comment = EventText {
+            comment: Some(b"a\n\ndata: b"),
+            ..EventText::default()
+        };
+        assert_eq!(encoded(&comment), ": a\n: \n: data: b\n\n");
+    }
+
+    #[test]
+    fn what_would_be_read_otherwise_is_refused_and_leaves_no_trace() {
+        let cases: &[(EventText<'_>, EncodeError)] = &[
+            (
+                EventText {
+                    event: Some(b"a\nb"),
+                    ..EventText::default()
+                },
+                EncodeError::LineEndInEvent,
+            ),
+            (
+                EventText {
+                    event: Some(b"a\r"),
+                    ..EventText::default()
+                },
+                EncodeError::LineEndInEvent,
+            ),
+            (
+                EventText {
+                    id: Some(b"\n"),
+                    ..EventText::default()
+                },
+                EncodeError::LineEndInId,
+            ),
+            (
+                EventText {
+                    id: Some(b"1\r2"),
+                    ..EventText::default()
+                },
+                EncodeError::LineEndInId,
+            ),
+            (
+                EventText {
+                    id: Some(b"1\x002"),
+                    ..EventText::default()
+                },
+                EncodeError::NulInId,
+            ),
+        ];
+        for (event, error) in cases {
+            let mut out = b"before".to_vec();
+            assert_eq!(encode(event, &mut out), Err(*error));
+            assert_eq!(out, b"before");
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! - [`scanner`] finds where frames end, in place, across any split of the bytes;
 //! - [`event`] reads the fields of one frame, lazily, and holds a small whole-stream parser;
-//! - [`encode`] writes events and comments.
+//! - [`encode()`] writes events and comments.
 //!
 //! The relay's own path uses only the scanner: frames go downstream as the bytes they came in.
 
