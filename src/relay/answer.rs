@@ -2,7 +2,7 @@
 //! dialect.
 
 use crate::dialect::Dialect;
-use crate::dialect::error::ErrorText;
+use crate::dialect::ErrorText;
 use crate::http1::forward::encode_own;
 
 /// An answer of the relay's own.

@@ -12,7 +12,7 @@ use super::Stage;
 use crate::balance::retry::retry_after;
 use crate::clock;
 use crate::dialect::Dialect;
-use crate::dialect::error::ErrorText;
+use crate::dialect::ErrorText;
 use crate::dialect::peek::peek;
 use crate::error::{Failure, Phase, Side};
 use crate::flow::stream::{Marks, Outgoing, Stream};
@@ -286,6 +286,7 @@ async fn attempt(
         body,
         interim: head.version() == Version::Http11,
         expects_continue: head.expects_continue(),
+        record,
     };
     let answer = ask.run().await;
     if answer.is_err() {

@@ -1,0 +1,464 @@
+//! The mock's sockets: one task per connection, frames by an open-loop schedule, a client that
+//! leaves noticed at once.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::future::poll_fn;
+use std::io;
+use std::net::TcpListener;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::script::{Failing, Framing, NAMES, Script};
+use super::text::{Answer, Asked};
+use crate::clock;
+use crate::dialect::Dialect;
+use crate::http1::Status;
+use crate::http1::body::{BodyDecoder, Step};
+use crate::http1::head::{RequestHead, parse_request};
+use crate::net::listener::{self, Accepted};
+use crate::net::stream::{Peer, Transport};
+use crate::net::wait::{poll_deadline, poll_slot};
+use crate::relay::inbox::{Filled, Inbox};
+
+/// Bytes of a request body the mock takes.
+const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// What a request gets that asks for nothing else.
+#[derive(Clone, Copy, Debug)]
+pub struct Defaults {
+    /// Seed of the text.
+    pub seed: u64,
+    /// Tokens per second, 0 for as fast as it goes.
+    pub rate: f64,
+    /// Time to the first token.
+    pub first_delay: Duration,
+    /// Tokens of an answer.
+    pub tokens: u32,
+}
+
+/// Counts, shown at `/stats`.
+#[derive(Debug, Default, serde::Serialize)]
+#[allow(missing_docs)] // the names are the JSON's
+pub struct Stats {
+    pub connections: Cell<u64>,
+    pub requests: Cell<u64>,
+    pub started: Cell<u64>,
+    pub finished: Cell<u64>,
+    pub aborted: Cell<u64>,
+    pub active: Cell<u64>,
+    pub frames: Cell<u64>,
+}
+
+fn add(cell: &Cell<u64>, n: u64) {
+    cell.set(cell.get().wrapping_add(n));
+}
+
+/// A mock upstream.
+#[derive(Debug)]
+pub struct Mock {
+    defaults: Defaults,
+    /// Counts.
+    pub stats: Stats,
+    failed: RefCell<HashMap<String, u32>>,
+}
+
+impl Mock {
+    /// A mock with these defaults.
+    pub fn new(defaults: Defaults) -> Rc<Self> {
+        Rc::new(Self { defaults, stats: Stats::default(), failed: RefCell::default() })
+    }
+
+    fn script(&self, head: &RequestHead) -> Result<Script, String> {
+        let d = self.defaults;
+        let mut script = Script {
+            tokens: d.tokens,
+            rate: d.rate,
+            seed: d.seed,
+            first_delay: d.first_delay,
+            eol: "\n",
+            ..Script::default()
+        };
+        for (name, value) in head.fields() {
+            let name = name.to_ascii_lowercase().replace('-', "_");
+            if let Some(name) = name.strip_prefix("x_mock_") {
+                script.set(name, &String::from_utf8_lossy(value))?;
+            }
+        }
+        let target = head.path_and_query();
+        let query = target.split_once('?').map_or("", |(_, query)| query);
+        for pair in query.split('&') {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if let Some(name) = name.strip_prefix("mock_") {
+                script.set(name, value)?;
+            }
+        }
+        Ok(script)
+    }
+}
+
+/// Accepts for as long as the runtime runs.
+///
+/// # Errors
+/// The listener is broken.
+pub async fn accept(listener: TcpListener, mock: Rc<Mock>) -> io::Result<()> {
+    let watched = monoio::net::TcpListener::from_std(listener.try_clone()?)?;
+    loop {
+        watched.readable(false).await?;
+        loop {
+            match listener::accept(&listener) {
+                Accepted::Connection(stream, _) => {
+                    add(&mock.stats.connections, 1);
+                    let transport = Transport::from_std(stream)?;
+                    let connection =
+                        Connection { mock: Rc::clone(&mock), transport, inbox: Inbox::default() };
+                    monoio::spawn(connection.run());
+                }
+                Accepted::Nothing => break,
+                Accepted::Aborted => {}
+                Accepted::Exhausted(_) => monoio::time::sleep(Duration::from_millis(50)).await,
+                Accepted::Failed(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// The client is gone.
+struct Gone;
+
+struct Connection {
+    mock: Rc<Mock>,
+    transport: Transport,
+    inbox: Inbox,
+}
+
+impl Connection {
+    async fn run(mut self) {
+        while let Ok(true) = self.exchange().await {}
+        self.transport.shutdown();
+    }
+
+    /// Waits for bytes from the client.
+    async fn more(&mut self) -> Result<(), Gone> {
+        loop {
+            match self.inbox.fill(&self.transport) {
+                Ok(Filled::More) => return Ok(()),
+                Ok(Filled::Nothing) => self.transport.readable().await.map_err(|_| Gone)?,
+                _ => return Err(Gone),
+            }
+        }
+    }
+
+    /// One request and its answer; whether another may follow.
+    async fn exchange(&mut self) -> Result<bool, Gone> {
+        let mut searched = 0;
+        let head = loop {
+            match parse_request(self.inbox.bytes(), &mut searched) {
+                Ok(Status::Complete((head, consumed))) => {
+                    self.inbox.consume(consumed);
+                    break head;
+                }
+                Ok(Status::Partial) => self.more().await?,
+                Err(error) => {
+                    self.respond(400, "", &error.to_string()).await?;
+                    return Err(Gone);
+                }
+            }
+        };
+        add(&self.mock.stats.requests, 1);
+        let keep = head.keep_alive();
+        if head.expects_continue() {
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+        }
+        let body = self.body(&head).await?;
+        let script = match self.mock.script(&head) {
+            Ok(script) => script,
+            Err(error) => {
+                self.respond(400, "", &error).await?;
+                return Ok(keep);
+            }
+        };
+        let kept = self.answer(&head, &body, &script).await?;
+        Ok(keep && kept)
+    }
+
+    async fn body(&mut self, head: &RequestHead) -> Result<Vec<u8>, Gone> {
+        let mut decoder = BodyDecoder::new(head.framing());
+        let mut body = Vec::new();
+        loop {
+            match decoder.step(self.inbox.bytes()) {
+                Ok(Step::Framing(n)) => self.inbox.consume(n),
+                Ok(Step::Data(n)) if body.len() + n <= BODY_BYTES_MAX => {
+                    body.extend_from_slice(&self.inbox.bytes()[..n]);
+                    self.inbox.consume(n);
+                }
+                Ok(Step::End(n)) => {
+                    self.inbox.consume(n);
+                    return Ok(body);
+                }
+                Ok(Step::NeedMore) => self.more().await?,
+                Ok(Step::Data(_)) | Err(_) => return Err(Gone),
+            }
+        }
+    }
+
+    async fn answer(&mut self, head: &RequestHead, body: &[u8], script: &Script) -> Result<bool, Gone> {
+        match (head.method(), head.path()) {
+            (_, "/stats") => {
+                let stats = serde_json::to_string(&self.mock.stats).unwrap_or_default();
+                self.respond(200, "", &stats).await?;
+                return Ok(true);
+            }
+            (_, "/healthz") => return self.respond(200, "", "{\"ok\":true}").await.map(|()| true),
+            (_, "/mock") => {
+                let names = NAMES.iter().fold(String::new(), |mut text, (name, what)| {
+                    let _ = writeln!(text, "{name:<12} {what}");
+                    text
+                });
+                return self.respond(200, "", &names).await.map(|()| true);
+            }
+            (_, "/v1/models") => {
+                let models = r#"{"object":"list","data":[{"id":"mock","object":"model","created":1700000000,"owned_by":"millstream"}]}"#;
+                return self.respond(200, "", models).await.map(|()| true);
+            }
+            (_, "/echo") => {
+                let echo = String::from_utf8_lossy(body).into_owned();
+                return self.respond(200, "", &echo).await.map(|()| true);
+            }
+            _ => {}
+        }
+        if let Some((times, how)) = script.fail_first {
+            let failed = {
+                let mut failed = self.mock.failed.borrow_mut();
+                let count = failed.entry(script.key.clone()).or_default();
+                *count += 1;
+                *count <= times
+            };
+            match how {
+                Failing::Close if failed => return Err(Gone),
+                Failing::Status(status) if failed => return self.fail(status, script).await,
+                _ => {}
+            }
+        }
+        if let Some(status) = script.status {
+            return self.fail(status, script).await;
+        }
+        let dialect = Dialect::from_request(head.path(), |name| head.field(name).is_some());
+        let mut asked = Asked::read(body);
+        asked.stream |= matches!(dialect, Dialect::Generic | Dialect::Gemini)
+            || head.field("x-dashscope-sse").is_some()
+            || head.accepts_event_stream();
+        let stream = asked.stream;
+        let answer = Answer::new(script, dialect, asked);
+        if !stream {
+            self.pause(script.head_delay).await?;
+            self.respond(200, "", &answer.document().to_string()).await?;
+            return Ok(true);
+        }
+        add(&self.mock.stats.started, 1);
+        add(&self.mock.stats.active, 1);
+        let frames = answer.frames();
+        let streamed = self.stream(head, script, &frames).await;
+        let stats = &self.mock.stats;
+        stats.active.set(stats.active.get() - 1);
+        add(if streamed.is_ok() { &stats.finished } else { &stats.aborted }, 1);
+        streamed
+    }
+
+    async fn fail(&mut self, status: u16, script: &Script) -> Result<bool, Gone> {
+        let after = script.retry_after.map(|s| format!("Retry-After: {s}\r\n")).unwrap_or_default();
+        let body = r#"{"error":{"message":"the mock was told to fail","type":"mock","code":"mock"}}"#;
+        self.respond(status, &after, body).await?;
+        Ok(true)
+    }
+
+    async fn respond(&mut self, status: u16, fields: &str, body: &str) -> Result<(), Gone> {
+        let kind = if body.starts_with(['{', '[']) { "application/json" } else { "text/plain" };
+        let response = format!(
+            "HTTP/1.1 {status} Mock\r\nContent-Type: {kind}; charset=utf-8\r\nContent-Length: {}\r\n{fields}\r\n{body}",
+            body.len()
+        );
+        self.send(response.as_bytes()).await
+    }
+
+    /// The head of a stream's response.
+    fn stream_head(script: &Script, length: usize) -> String {
+        let mut head = String::new();
+        if script.odd == "interim" {
+            head.push_str("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n");
+        }
+        head.push_str("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n");
+        head.push_str("X-Mock: 1\r\nKeep-Alive: timeout=5\r\n");
+        if script.gzip {
+            head.push_str("Content-Encoding: gzip\r\n");
+        }
+        match script.framing {
+            Framing::Chunked => head.push_str("Transfer-Encoding: chunked\r\n"),
+            Framing::Length => {
+                let _ = write!(head, "Content-Length: {length}\r\n");
+            }
+            Framing::Close => head.push_str("Connection: close\r\n"),
+        }
+        if script.odd == "te_cl" {
+            head.push_str("Content-Length: 10\r\n");
+        }
+        head + "\r\n"
+    }
+
+    async fn stream(
+        &mut self,
+        head: &RequestHead,
+        script: &Script,
+        frames: &[Vec<u8>],
+    ) -> Result<bool, Gone> {
+        let zipped = script.gzip.then(|| vec![gzip_stored(&frames.concat())]);
+        let frames = zipped.as_deref().unwrap_or(frames);
+        self.pause(script.head_delay).await?;
+        let length = frames.iter().map(Vec::len).sum();
+        self.send(Self::stream_head(script, length).as_bytes()).await?;
+        if head.method() == "HEAD" {
+            return Ok(true);
+        }
+        let t0 = clock::now() + script.first_delay;
+        let mut late = Duration::ZERO;
+        let mut sent = 0_u64;
+        let mut out = Vec::new();
+        for (number, frame) in frames.iter().enumerate() {
+            let number = number as u32;
+            if let Some((after, wait)) = script.stall
+                && after == number
+            {
+                self.flush(&mut out).await?;
+                late += wait;
+            }
+            let due = t0 + late + self.step(script, number);
+            if due > clock::now() {
+                self.flush(&mut out).await?;
+                self.until(due).await?;
+            }
+            if script.bad_chunk == Some(number) {
+                out.extend_from_slice(b"zz\r\n");
+            }
+            self.frame(script, frame, &mut sent, &mut out).await?;
+            add(&self.mock.stats.frames, 1);
+            if out.len() >= 64 * 1024 {
+                self.flush(&mut out).await?;
+            }
+        }
+        if script.framing == Framing::Chunked {
+            let trailers = if script.odd == "trailers" { "X-Mock-Trailer: 1\r\n" } else { "" };
+            out.extend_from_slice(format!("0\r\n{trailers}\r\n").as_bytes());
+        }
+        self.flush(&mut out).await?;
+        Ok(script.framing != Framing::Close)
+    }
+
+    fn step(&self, script: &Script, number: u32) -> Duration {
+        if script.rate > 0.0 {
+            Duration::from_secs_f64(f64::from(number) / script.rate)
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// Puts one frame into `out`, or what of it goes before a fault, which ends the connection.
+    async fn frame(
+        &mut self,
+        script: &Script,
+        frame: &[u8],
+        sent: &mut u64,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Gone> {
+        let cut = script.truncate.or(script.reset_at);
+        let left = cut.map_or(u64::MAX, |at| at - *sent);
+        let whole = (frame.len() as u64) < left;
+        let frame = if whole { frame } else { &frame[..left as usize] };
+        *sent += frame.len() as u64;
+        let parts = if script.split > 0 { script.split } else { frame.len().max(1) };
+        for part in frame.chunks(parts) {
+            if script.framing == Framing::Chunked {
+                let ext = if script.odd == "chunk_ext" { ";mock=\"1\"" } else { "" };
+                out.extend_from_slice(format!("{:x}{ext}\r\n", part.len()).as_bytes());
+                out.extend_from_slice(part);
+                out.extend_from_slice(b"\r\n");
+            } else {
+                out.extend_from_slice(part);
+            }
+            if script.split > 0 {
+                self.flush(out).await?;
+            }
+        }
+        if whole {
+            return Ok(());
+        }
+        self.flush(out).await?;
+        if script.reset_at.is_some() {
+            // Give the bytes before the reset time to be read: a reset may overtake them.
+            self.until(clock::now() + Duration::from_millis(50)).await?;
+            self.transport.reset_on_close();
+            return Err(Gone);
+        }
+        self.transport.shutdown_write();
+        Err(Gone)
+    }
+
+    async fn flush(&mut self, out: &mut Vec<u8>) -> Result<(), Gone> {
+        let sent = self.send(out).await;
+        out.clear();
+        sent
+    }
+
+    async fn send(&self, mut bytes: &[u8]) -> Result<(), Gone> {
+        while !bytes.is_empty() {
+            match self.transport.try_send(bytes) {
+                Ok(Some(n)) => bytes = &bytes[n..],
+                Ok(None) => self.transport.writable().await.map_err(|_| Gone)?,
+                Err(_) => return Err(Gone),
+            }
+        }
+        Ok(())
+    }
+
+    async fn pause(&self, wait: Duration) -> Result<(), Gone> {
+        if wait.is_zero() { Ok(()) } else { self.until(clock::now() + wait).await }
+    }
+
+    /// Waits until `due`, or until the client leaves.
+    async fn until(&self, due: Instant) -> Result<(), Gone> {
+        let (mut stirred, mut timer) = (pin!(None), pin!(None));
+        let mut watching = true;
+        poll_fn(|cx| {
+            while watching && poll_slot(stirred.as_mut(), || self.transport.readable(), cx).is_ready() {
+                match self.transport.peer() {
+                    Peer::Closed | Peer::Reset => return Poll::Ready(Err(Gone)),
+                    Peer::Talking => watching = false,
+                    Peer::Quiet => {}
+                }
+            }
+            poll_deadline(timer.as_mut(), Some(due), cx).map(Ok)
+        })
+        .await
+    }
+}
+
+/// `bytes` as a gzip member of stored blocks (RFC 1951, section 3.2.4; RFC 1952).
+fn gzip_stored(bytes: &[u8]) -> Vec<u8> {
+    let mut out = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+    let mut blocks = bytes.chunks(65_535).peekable();
+    while let Some(block) = blocks.next() {
+        let len = block.len() as u16;
+        out.push(u8::from(blocks.peek().is_none()));
+        out.extend_from_slice(&len.to_le_bytes());
+        out.extend_from_slice(&(!len).to_le_bytes());
+        out.extend_from_slice(block);
+    }
+    let crc = bytes.iter().fold(!0_u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (0_u32.wrapping_sub(crc & 1))))
+    });
+    out.extend_from_slice(&(!crc).to_le_bytes());
+    out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    out
+}
