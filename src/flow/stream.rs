@@ -197,7 +197,8 @@ impl Stream {
         let mut boundary = self.released;
         let mut clean_to = None;
         let result = loop {
-            if at == n || self.ended {
+            // A body with a length is over with its last byte; only asking the decoder tells.
+            if self.ended || (at == n && !self.decoder.is_done()) {
                 break Ok(n - at);
             }
             let bytes = &self.buffer.fresh(first)[at..];

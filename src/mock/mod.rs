@@ -21,6 +21,14 @@ pub fn run(args: &MockArgs) -> io::Result<()> {
     let listener = listener::bind(args.listen).map_err(|error| {
         io::Error::new(error.kind(), format!("--listen {}: {error}", args.listen))
     })?;
+    serve_on(listener, args)
+}
+
+/// Runs the mock on a listener that is bound already (`args.listen` is not used).
+///
+/// # Errors
+/// No driver works or the listener breaks.
+pub fn serve_on(listener: std::net::TcpListener, args: &MockArgs) -> io::Result<()> {
     let (mut runtime, driver) = build_runtime(args.io)?;
     log::info!("mock upstream on http://{}, driver {}", listener.local_addr()?, driver.name);
     let defaults = Defaults {

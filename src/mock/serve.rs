@@ -212,6 +212,10 @@ impl Connection {
                 self.respond(200, "", &stats).await?;
                 return Ok(true);
             }
+            (_, "/") => {
+                const PAGE: &str = include_str!("../demo/index.html");
+                return self.respond_as(200, "text/html", "", PAGE).await.map(|()| true);
+            }
             (_, "/healthz") => return self.respond(200, "", "{\"ok\":true}").await.map(|()| true),
             (_, "/mock") => {
                 let names = NAMES.iter().fold(String::new(), |mut text, (name, what)| {
@@ -277,6 +281,16 @@ impl Connection {
 
     async fn respond(&mut self, status: u16, fields: &str, body: &str) -> Result<(), Gone> {
         let kind = if body.starts_with(['{', '[']) { "application/json" } else { "text/plain" };
+        self.respond_as(status, kind, fields, body).await
+    }
+
+    async fn respond_as(
+        &mut self,
+        status: u16,
+        kind: &str,
+        fields: &str,
+        body: &str,
+    ) -> Result<(), Gone> {
         let response = format!(
             "HTTP/1.1 {status} Mock\r\nContent-Type: {kind}; charset=utf-8\r\nContent-Length: {}\r\n{fields}\r\n{body}",
             body.len()

@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn every_dialect_says_the_same_text_and_the_same_bytes_each_time() {
-        for dialect in *Dialect::ALL {
+        for &dialect in Dialect::ALL {
             let script = Script { tokens: 40, seed: 3, eol: "\n", ..Script::default() };
             let asked = || Asked { incremental: true, ..Asked::default() };
             let answer = Answer::new(&script, dialect, asked());
