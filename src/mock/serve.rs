@@ -412,7 +412,7 @@ impl Connection {
         if script.reset_at.is_some() {
             // Give the bytes before the reset time to be read: a reset may overtake them.
             self.until(clock::now() + Duration::from_millis(50)).await?;
-            self.transport.reset_on_close();
+            self.transport.reset();
             return Err(Gone);
         }
         self.transport.shutdown_write();

@@ -306,7 +306,8 @@ mod tests {
             for frame in &frames {
                 let data = Event::parse(frame).data.expect("every frame has data");
                 let data = String::from_utf8(data.into_owned()).expect("UTF-8");
-                let Ok(json) = serde_json::from_str::<Value>(&data) else {
+                let json = serde_json::from_str::<Value>(&data).ok().filter(Value::is_object);
+                let Some(json) = json else {
                     if data != "[DONE]" {
                         text.push_str(&data);
                     }

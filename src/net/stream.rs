@@ -137,9 +137,12 @@ impl Transport {
         let _ = rustix::net::shutdown(self.fd(), Shutdown::Both);
     }
 
-    /// Makes the coming close a reset, the only honest end of a body that a close would delimit.
-    pub fn reset_on_close(&self) {
+    /// Resets the connection at once: the only honest end of a body that a close would delimit.
+    pub fn reset(&self) {
+        // Dissolving the association of a connected TCP socket sends RST (connect(2), AF_UNSPEC);
+        // a plain close would have to wait for the waits still armed on the descriptor.
         let _ = rustix::net::sockopt::set_socket_linger(self.fd(), Some(Duration::ZERO));
+        let _ = rustix::net::connect_unspec(self.fd());
     }
 
     /// Turns Nagle's algorithm off: a token must not wait for the acknowledgement of the last.

@@ -387,7 +387,7 @@ async fn relay(
             tell(connection, record, &mut stream, &failure).await;
             if shape.framing == BodyFraming::Close {
                 // Only a reset shows that a body without length or chunks was cut.
-                connection.transport.reset_on_close();
+                connection.transport.reset();
             }
             (failure.outcome, After::Abort)
         }

@@ -77,7 +77,7 @@ impl EncodeMetric for Snapshot<'_> {
     ) -> Result<(), std::fmt::Error> {
         let counts = self.0.counts();
         let bounds = BUCKETS_MICROS.iter().map(|micros| *micros as f64 / 1e6);
-        let buckets: Vec<(f64, u64)> = bounds.chain([f64::MAX]).zip(counts).collect();
+        let buckets: Vec<(f64, u64)> = bounds.chain([f64::INFINITY]).zip(counts).collect();
         let total = counts.iter().sum();
         encoder.encode_histogram::<NoLabelSet>(self.0.sum_seconds(), total, &buckets, None)
     }
