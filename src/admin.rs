@@ -22,9 +22,9 @@ use monoio_http::h1::codec::{decoder::RequestDecoder, encoder::GenericEncoder};
 use monoio_http::h1::payload::{FixedPayload, Payload};
 
 use crate::net::listener::{self, Accepted};
+use crate::telemetry::expose;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::streams::{StreamInfo, table};
-use crate::telemetry::expose;
 
 /// Time a connection has for its request and the answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,7 +61,8 @@ async fn serve(listener: TcpListener, admin: Rc<Admin>) -> io::Result<()> {
                 let (admin, slot) = (Rc::clone(&admin), Slot::new(&open));
                 monoio::spawn(async move {
                     // Dropping a read here loses nothing: the connection ends with it.
-                    let _ = monoio::time::timeout(REQUEST_TIMEOUT, answer_one(stream, &admin)).await;
+                    let _ =
+                        monoio::time::timeout(REQUEST_TIMEOUT, answer_one(stream, &admin)).await;
                     drop(slot);
                 });
             }
@@ -107,8 +108,7 @@ fn answer(request: &Request, admin: &Admin) -> Response {
     let query = request.uri().query().unwrap_or_default();
     match request.uri().path() {
         "/metrics" => {
-            const OPEN_METRICS: &str =
-                "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             respond(StatusCode::OK, OPEN_METRICS, expose::text(&admin.metrics))
         }
         "/healthz" => respond(StatusCode::OK, TEXT, "ok\n".into()),

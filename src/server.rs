@@ -46,7 +46,7 @@ impl Server {
     /// An address cannot be bound, the access log cannot be opened, or no driver works.
     pub fn start(plan: &Plan) -> io::Result<Self> {
         let (access_log, access) = open_access_log(plan)?;
-        let addresses_of_upstream = Resolved::start(&plan.upstream.host, plan.upstream.port);
+        let resolved = Resolved::start(&plan.upstream.host, plan.upstream.port);
         let (addresses, listeners) = bind_all(&plan.listen, plan.workers)?;
         let cpus = allowed_cpus();
         let mut controls = Vec::new();
@@ -56,18 +56,10 @@ impl Server {
             let (ours, theirs) = UnixStream::pair()?;
             let (snapshot_to, snapshot_from) = sync_channel(1);
             let (started_to, started_from) = sync_channel(1);
-            let cells = Arc::new(WorkerMetrics::new());
+            let core = core_parts(plan, number, &resolved, &access_log);
+            let cells = Arc::clone(&core.metrics);
             let parts = WorkerParts {
-                core: CoreParts {
-                    worker: number,
-                    plan: plan.exchange.clone(),
-                    endpoint: plan.upstream.clone(),
-                    addresses: addresses_of_upstream.clone(),
-                    metrics: Arc::clone(&cells),
-                    access: access_log.clone(),
-                    // Shares are rounded up: a limit of 1 must not be 0 on the second core.
-                    streams_max: plan.streams_max.div_ceil(plan.workers),
-                },
+                core,
                 listeners,
                 io: plan.io,
                 cpu: plan.pin.then(|| cpus.get(number % cpus.len().max(1)).copied()).flatten(),
@@ -148,6 +140,19 @@ impl Server {
     }
 }
 
+fn core_parts(plan: &Plan, worker: usize, resolved: &Resolved, access: &AccessLog) -> CoreParts {
+    CoreParts {
+        worker,
+        plan: plan.exchange.clone(),
+        endpoint: plan.upstream.clone(),
+        addresses: resolved.clone(),
+        metrics: Arc::new(WorkerMetrics::new()),
+        access: access.clone(),
+        // Shares are rounded up: a limit of 1 must not be 0 on the second core.
+        streams_max: plan.streams_max.div_ceil(plan.workers),
+    }
+}
+
 fn open_access_log(plan: &Plan) -> io::Result<(AccessLog, access::Writer)> {
     match &plan.access_log {
         AccessLogTo::Off => Ok(AccessLog::off()),
@@ -213,11 +218,8 @@ fn start_admin(
         }
         all
     };
-    let admin = Admin {
-        metrics: metrics.to_vec(),
-        ready: Arc::clone(ready),
-        streams: Box::new(streams),
-    };
+    let admin =
+        Admin { metrics: metrics.to_vec(), ready: Arc::clone(ready), streams: Box::new(streams) };
     std::thread::Builder::new().name("admin".into()).spawn(move || {
         if let Err(error) = admin::run(listener, admin) {
             log::error!("the admin listener ended: {error}");

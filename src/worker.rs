@@ -52,7 +52,9 @@ pub fn build_runtime(choice: Io) -> io::Result<(WorkerRuntime, Driver)> {
             Ok(built) => return Ok(built),
             Err(error) if choice == Io::Uring => {
                 let mend = "use --io auto or --io epoll, or allow io_uring in this container";
-                return Err(io::Error::other(format!("io_uring is not available ({error}); {mend}")));
+                return Err(io::Error::other(format!(
+                    "io_uring is not available ({error}); {mend}"
+                )));
             }
             Err(error) => fell_back = Some(format!("io_uring: {error}")),
         }
@@ -147,8 +149,12 @@ async fn control_loop(
     snapshots: &SyncSender<Vec<StreamInfo>>,
 ) {
     let _ = control.set_nonblocking(true);
-    let Ok(reading) = control.try_clone() else { return };
-    let Ok(socket) = monoio::net::UnixStream::from_std(reading) else { return };
+    let Ok(reading) = control.try_clone() else {
+        return;
+    };
+    let Ok(socket) = monoio::net::UnixStream::from_std(reading) else {
+        return;
+    };
     loop {
         let mut byte = [0; 16];
         match io::Read::read(&mut &control, &mut byte) {
@@ -209,7 +215,9 @@ async fn accept(core: Rc<Core>, listener: TcpListener) {
                 Accepted::Aborted => core.metrics.accept_errors.inc(),
                 Accepted::Exhausted(error) => {
                     core.metrics.accept_errors.inc();
-                    log::warn!("accept: {error}; raise the descriptor limit or lower --max-streams");
+                    log::warn!(
+                        "accept: {error}; raise the descriptor limit or lower --max-streams"
+                    );
                     monoio::time::sleep(EXHAUSTED_WAIT).await;
                     break;
                 }
@@ -241,7 +249,9 @@ fn spawn_connection(core: &Rc<Core>, stream: std::net::TcpStream, peer: std::net
     monoio::spawn(async move {
         if (Caught { future: Box::pin(serve) }).await.is_err() {
             core.metrics.panics.inc();
-            log::error!("a fault of the relay ended the connection of {peer} (see the panic above)");
+            log::error!(
+                "a fault of the relay ended the connection of {peer} (see the panic above)"
+            );
         }
     });
 }

@@ -7,11 +7,16 @@ use std::time::{Duration, Instant};
 
 use millstream::outcome::Outcome;
 use sha2::{Digest, Sha256};
-use support::{Got, ask, chat, connect, drivers, ended, eventually, mock, read_response, relay, scripted, stop};
+use support::{
+    Got, ask, chat, connect, drivers, ended, eventually, mock, read_response, relay, scripted, stop,
+};
 
 const CHAT: &str = "/v1/chat/completions";
 
-fn with_mock(flags: &str, test: impl Fn(std::net::SocketAddr, std::net::SocketAddr, &millstream::server::Server)) {
+fn with_mock(
+    flags: &str,
+    test: impl Fn(std::net::SocketAddr, std::net::SocketAddr, &millstream::server::Server),
+) {
     for io in drivers() {
         let upstream = mock();
         let server = relay(upstream, io, flags);
@@ -33,12 +38,29 @@ fn got(addr: std::net::SocketAddr, request: &str) -> Got {
 fn every_dialect_and_framing_comes_through_byte_for_byte() {
     with_mock("", |upstream, relay, server| {
         let mut asked = 0;
-        for path in [CHAT, "/v1/responses", "/v1/messages", "/prompt/optimize-prompt",
-            "/api/v1/services/aigc/text-generation/generation"] {
+        for path in [
+            CHAT,
+            "/v1/responses",
+            "/v1/messages",
+            "/prompt/optimize-prompt",
+            "/api/v1/services/aigc/text-generation/generation",
+        ] {
             for mock in [
-                "framing=chunked", "framing=length", "framing=close", "split=1", "split=3", "eol=crlf",
-                "eol=cr", "huge=300000", "huge=3000000", "odd=chunk_ext", "odd=trailers",
-                "odd=interim", "tokens=0", "tokens=3000", "gzip=1",
+                "framing=chunked",
+                "framing=length",
+                "framing=close",
+                "split=1",
+                "split=3",
+                "eol=crlf",
+                "eol=cr",
+                "huge=300000",
+                "huge=3000000",
+                "odd=chunk_ext",
+                "odd=trailers",
+                "odd=interim",
+                "tokens=0",
+                "tokens=3000",
+                "gzip=1",
             ] {
                 let target = format!("{path}?mock_{mock}");
                 let fields = "Accept: text/event-stream\r\nX-DashScope-SSE: enable\r\n";
@@ -48,7 +70,10 @@ fn every_dialect_and_framing_comes_through_byte_for_byte() {
                 let digest = |got: &Got| Sha256::digest(&got.body);
                 assert_eq!(digest(&direct), digest(&through), "{target}: {}", through.text());
                 let field = |name| through.head.field(name).map(<[u8]>::to_vec);
-                assert_eq!(field("content-type"), Some(b"text/event-stream; charset=utf-8".to_vec()));
+                assert_eq!(
+                    field("content-type"),
+                    Some(b"text/event-stream; charset=utf-8".to_vec())
+                );
                 assert_eq!(field("cache-control"), Some(b"no-cache, no-transform".to_vec()));
                 assert_eq!(field("x-accel-buffering"), Some(b"no".to_vec()));
                 assert_eq!(field("content-length"), None);
@@ -158,7 +183,9 @@ fn read_exactly_one(stream: &mut std::net::TcpStream) -> String {
 #[test]
 fn a_client_that_leaves_cancels_upstream_at_once_streaming_or_silent() {
     with_mock("", |upstream, relay, server| {
-        for (pause, first) in [("rate=50", true), ("stall=2:60000", true), ("head_delay=60000", false)] {
+        for (pause, first) in
+            [("rate=50", true), ("stall=2:60000", true), ("head_delay=60000", false)]
+        {
             let gone_before = ended(server, Outcome::ClientGone);
             let target = format!("{CHAT}?mock_tokens=5000&mock_{pause}");
             let mut stream = connect(relay);
@@ -167,12 +194,16 @@ fn a_client_that_leaves_cancels_upstream_at_once_streaming_or_silent() {
                 let _ = stream.read(&mut [0; 100]).expect("a first byte");
             } else {
                 eventually("the request is waiting", || {
-                    got(upstream, "GET /stats HTTP/1.1\r\nHost: t\r\n\r\n").text().contains("\"active\":1")
+                    got(upstream, "GET /stats HTTP/1.1\r\nHost: t\r\n\r\n")
+                        .text()
+                        .contains("\"active\":1")
                 });
             }
             drop(stream);
             eventually("the mock sees it", || {
-                got(upstream, "GET /stats HTTP/1.1\r\nHost: t\r\n\r\n").text().contains("\"active\":0")
+                got(upstream, "GET /stats HTTP/1.1\r\nHost: t\r\n\r\n")
+                    .text()
+                    .contains("\"active\":0")
             });
             eventually("it is accounted for", || {
                 ended(server, Outcome::ClientGone) == gone_before + 1
@@ -202,7 +233,8 @@ fn retries_before_the_first_byte() {
 #[test]
 fn a_dead_upstream_is_502_in_the_words_of_the_dialect() {
     for io in drivers() {
-        let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("bound");
+        let nobody =
+            std::net::TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("bound");
         let server = relay(nobody, io, "");
         let answer = got(server.addresses[0], &chat("/v1/messages", ""));
         assert_eq!(answer.head.status(), 502);
@@ -262,7 +294,10 @@ fn bodies_up_and_down_of_every_kind() {
         let chunked = "POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n4\r\ndefg\r\n0\r\nA: b\r\n\r\n";
         assert_eq!(got(relay, chunked).text(), "abcdefg");
         let large = "x".repeat(5_000_000);
-        let request = format!("POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n{large}", large.len());
+        let request = format!(
+            "POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n{large}",
+            large.len()
+        );
         assert_eq!(got(relay, &request).text(), large);
         let expect = chat("/echo", "Expect: 100-continue\r\n");
         assert!(got(relay, &expect).text().contains("m-1"));
@@ -278,24 +313,31 @@ fn silence_brings_heartbeats_between_frames_in_the_dialects_own_shape() {
     with_mock("--heartbeat 1s", |_, relay, server| {
         let target = "/v1/messages?mock_tokens=4&mock_stall=4:2500";
         let text = got(relay, &chat(target, "")).text();
-        assert_eq!(text.matches("event: ping\n").count(), 3, "the mock's own and two of ours: {text}");
+        assert_eq!(
+            text.matches("event: ping\n").count(),
+            3,
+            "the mock's own and two of ours: {text}"
+        );
         assert_eq!(server.metrics[0].heartbeats.get(), 2);
     });
 }
 
 #[test]
 fn timeouts_have_their_own_names() {
-    with_mock("--first-byte-timeout 300ms --idle-timeout 400ms --stream-timeout 900ms", |_, relay, server| {
-        let late = got(relay, &chat(&format!("{CHAT}?mock_head_delay=60000"), ""));
-        assert_eq!(late.head.status(), 504);
-        assert_ended(server, Outcome::FirstByteTimeout, 1);
-        let late = got(relay, &chat(&format!("{CHAT}?mock_first_delay=60000"), ""));
-        assert!(!late.whole && late.text().contains("first_byte_timeout"));
-        let idle = got(relay, &chat(&format!("{CHAT}?mock_stall=3:60000"), ""));
-        assert!(!idle.whole && idle.text().contains("idle_timeout"));
-        let long = got(relay, &chat(&format!("{CHAT}?mock_rate=50&mock_tokens=5000"), ""));
-        assert!(!long.whole && long.text().contains("stream_timeout"));
-    });
+    with_mock(
+        "--first-byte-timeout 300ms --idle-timeout 400ms --stream-timeout 900ms",
+        |_, relay, server| {
+            let late = got(relay, &chat(&format!("{CHAT}?mock_head_delay=60000"), ""));
+            assert_eq!(late.head.status(), 504);
+            assert_ended(server, Outcome::FirstByteTimeout, 1);
+            let late = got(relay, &chat(&format!("{CHAT}?mock_first_delay=60000"), ""));
+            assert!(!late.whole && late.text().contains("first_byte_timeout"));
+            let idle = got(relay, &chat(&format!("{CHAT}?mock_stall=3:60000"), ""));
+            assert!(!idle.whole && idle.text().contains("idle_timeout"));
+            let long = got(relay, &chat(&format!("{CHAT}?mock_rate=50&mock_tokens=5000"), ""));
+            assert!(!long.whole && long.text().contains("stream_timeout"));
+        },
+    );
 }
 
 #[test]
@@ -354,7 +396,8 @@ fn drain_lets_streams_finish_and_ends_idle_connections() {
         streaming.write_all(chat(&target, "").as_bytes()).expect("sends");
         eventually("it streams", || server.metrics[0].streams_active.get() == 1);
         let admin = server.admin.expect("on");
-        let ready = |status| got(admin, "GET /readyz HTTP/1.1\r\nHost: t\r\n\r\n").head.status() == status;
+        let ready =
+            |status| got(admin, "GET /readyz HTTP/1.1\r\nHost: t\r\n\r\n").head.status() == status;
         assert!(ready(200));
         server.drain();
         assert!(ready(503));
@@ -372,7 +415,9 @@ fn the_end_of_the_grace_cuts_with_a_word() {
     for io in drivers() {
         let server = relay(mock(), io, "");
         let mut stream = connect(server.addresses[0]);
-        stream.write_all(chat(&format!("{CHAT}?mock_stall=2:60000"), "").as_bytes()).expect("sends");
+        stream
+            .write_all(chat(&format!("{CHAT}?mock_stall=2:60000"), "").as_bytes())
+            .expect("sends");
         eventually("it streams", || server.metrics[0].frames.get() >= 2);
         server.end();
         let through = read_response(&mut stream, "POST").expect("an answer");
@@ -387,10 +432,13 @@ fn the_admin_listener_tells() {
         let admin = server.admin.expect("on");
         let get = |path: &str| got(admin, &format!("GET {path} HTTP/1.1\r\nHost: t\r\n\r\n"));
         let mut stream = connect(relay);
-        stream.write_all(chat(&format!("{CHAT}?mock_rate=2"), "X-Request-Id: seen-1\r\n").as_bytes()).expect("sends");
+        stream
+            .write_all(chat(&format!("{CHAT}?mock_rate=2"), "X-Request-Id: seen-1\r\n").as_bytes())
+            .expect("sends");
         eventually("it streams", || server.metrics[0].frames.get() >= 1);
         assert_eq!(get("/healthz").text(), "ok\n");
-        let streams: serde_json::Value = serde_json::from_slice(&get("/streams").body).expect("JSON");
+        let streams: serde_json::Value =
+            serde_json::from_slice(&get("/streams").body).expect("JSON");
         assert_eq!(streams[0]["request_id"], "seen-1");
         assert_eq!(streams[0]["state"], "streaming");
         assert!(get("/streams?format=text").text().contains("seen-1"));

@@ -9,17 +9,10 @@ fn events(stream: &[u8]) -> Vec<(String, String, String)> {
     assert_eq!(parse(stream.chunks(1)), whole, "byte by byte: {stream:?}");
     for cut in 0..=stream.len() {
         let (first, second) = stream.split_at(cut);
-        assert_eq!(
-            parse([first, second].into_iter()),
-            whole,
-            "cut at {cut}: {stream:?}"
-        );
+        assert_eq!(parse([first, second].into_iter()), whole, "cut at {cut}: {stream:?}");
     }
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    whole
-        .into_iter()
-        .map(|m| (text(m.event), text(m.data), text(m.last_event_id)))
-        .collect()
+    whole.into_iter().map(|m| (text(m.event), text(m.data), text(m.last_event_id))).collect()
 }
 
 fn parse<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Message> {
@@ -32,10 +25,7 @@ fn parse<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Message> {
 }
 
 fn data(stream: &[u8]) -> Vec<String> {
-    events(stream)
-        .into_iter()
-        .map(|(_, data, _)| data)
-        .collect()
+    events(stream).into_iter().map(|(_, data, _)| data).collect()
 }
 
 /// "The UTF-8 decode algorithm strips one leading UTF-8 Byte Order Mark (BOM), if any."
@@ -105,10 +95,7 @@ fn one_leading_space_is_removed_and_only_a_space() {
 /// empty string as the field value."
 #[test]
 fn a_line_without_a_colon_is_a_name() {
-    assert_eq!(
-        data(b"data\n\ndata\ndata\n\ndata:test\n\n"),
-        ["", "\n", "test"]
-    );
+    assert_eq!(data(b"data\n\ndata\ndata\n\ndata:test\n\n"), ["", "\n", "test"]);
 }
 
 /// "Append the field value to the data buffer, then append a single U+000A LINE FEED (LF)
@@ -116,30 +103,21 @@ fn a_line_without_a_colon_is_a_name() {
 /// (LF) character, then remove the last character from the data buffer."
 #[test]
 fn data_lines_are_joined() {
-    assert_eq!(
-        data(b"data:YHOO\ndata:+2\ndata\ndata:10\n\n"),
-        ["YHOO\n+2\n\n10"]
-    );
+    assert_eq!(data(b"data:YHOO\ndata:+2\ndata\ndata:10\n\n"), ["YHOO\n+2\n\n10"]);
 }
 
 /// "If the data buffer is an empty string, set the data buffer and the event type buffer to the
 /// empty string and return."
 #[test]
 fn without_a_data_line_nothing_is_dispatched_and_the_type_is_forgotten() {
-    assert_eq!(
-        events(b"event:a\n\ndata:b\n\n"),
-        [("message".into(), "b".into(), String::new())]
-    );
+    assert_eq!(events(b"event:a\n\ndata:b\n\n"), [("message".into(), "b".into(), String::new())]);
 }
 
 /// "If the field name is 'event': Set the event type buffer to the field value."
 #[test]
 fn the_last_name_counts_and_lasts_one_event() {
     let stream = b"event:a\nevent:b\ndata:1\n\ndata:2\n\nevent:c\nevent\ndata:3\n\n";
-    let types: Vec<_> = events(stream)
-        .into_iter()
-        .map(|(event, ..)| event)
-        .collect();
+    let types: Vec<_> = events(stream).into_iter().map(|(event, ..)| event).collect();
     assert_eq!(types, ["b", "message", "message"]);
 }
 
@@ -147,10 +125,7 @@ fn the_last_name_counts_and_lasts_one_event() {
 /// field is ignored."
 #[test]
 fn names_are_exact() {
-    assert_eq!(
-        data(b"Data:1\n data:2\ndata :3\ndatas:4\n\ndata:5\n\n"),
-        ["5"]
-    );
+    assert_eq!(data(b"Data:1\n data:2\ndata :3\ndatas:4\n\ndata:5\n\n"), ["5"]);
 }
 
 /// "If the field name is 'id': If the field value does not contain U+0000 NULL, then set the last
@@ -187,9 +162,7 @@ fn retry_takes_digits_only() {
 fn an_unfinished_event_is_never_dispatched_and_its_id_not_taken() {
     let mut parser = Parser::new(64);
     let mut messages = Vec::new();
-    parser
-        .feed(b"id:1\ndata:a\n\nid:2\ndata:b\n", &mut messages)
-        .unwrap();
+    parser.feed(b"id:1\ndata:a\n\nid:2\ndata:b\n", &mut messages).unwrap();
     assert_eq!(messages.len(), 1);
     assert_eq!(parser.last_event_id(), b"1");
 }
@@ -209,13 +182,7 @@ fn the_lines_of_a_frame_keep_their_comments() {
     let names: Vec<_> = fields(frame).map(|field| field.name).collect();
     assert_eq!(names, [&b"id"[..], b"event", b"data"]);
     let comments: Vec<_> = lines(frame)
-        .filter_map(|line| {
-            if let Line::Comment(text) = line {
-                Some(text)
-            } else {
-                None
-            }
-        })
+        .filter_map(|line| if let Line::Comment(text) = line { Some(text) } else { None })
         .collect();
     assert_eq!(comments, [b"HTTP_STATUS/200"]);
 }
@@ -224,10 +191,7 @@ fn the_lines_of_a_frame_keep_their_comments() {
 #[test]
 fn a_single_data_line_is_not_copied() {
     let event = Event::parse(b"data: {\"a\":1}\n\n");
-    assert!(matches!(
-        event.data,
-        Some(std::borrow::Cow::Borrowed(b"{\"a\":1}"))
-    ));
+    assert!(matches!(event.data, Some(std::borrow::Cow::Borrowed(b"{\"a\":1}"))));
     assert_eq!(Event::parse(b": ping\n\n"), Event::default());
 }
 
@@ -236,24 +200,14 @@ fn a_single_data_line_is_not_copied() {
 #[test]
 fn a_parser_is_full_at_its_cap_and_not_before() {
     let fits = b"data: 12345678\n\n";
-    let stream = [
-        b"\n\n\n".as_slice(),
-        fits,
-        b"\n\n\n\n\n\n\n\n",
-        fits,
-        b"data: 123456789\n\n",
-    ];
+    let stream = [b"\n\n\n".as_slice(), fits, b"\n\n\n\n\n\n\n\n", fits, b"data: 123456789\n\n"];
     let stream = stream.concat();
     for size in 1..=stream.len() {
         let mut parser = Parser::new(fits.len());
         let mut messages = Vec::new();
-        let full = Err(ParserFull {
-            frame_bytes_max: fits.len(),
-        });
-        let fed: Vec<_> = stream
-            .chunks(size)
-            .map(|piece| parser.feed(piece, &mut messages))
-            .collect();
+        let full = Err(ParserFull { frame_bytes_max: fits.len() });
+        let fed: Vec<_> =
+            stream.chunks(size).map(|piece| parser.feed(piece, &mut messages)).collect();
         assert_eq!(messages.len(), 2, "pieces of {size}");
         assert_eq!(fed.last(), Some(&full));
         assert_eq!(parser.feed(b"", &mut messages), full);

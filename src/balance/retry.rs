@@ -144,7 +144,10 @@ mod tests {
         let second = Some(Duration::from_secs(1));
         assert_eq!(rule.after_status(500, None, 1, true, 1.0), None);
         assert_eq!(rule.after_status(429, None, 1, true, 1.0), second);
-        assert_eq!(rule.after_status(429, Some(Duration::from_secs(7)), 1, true, 0.0).unwrap().as_secs(), 7);
+        assert_eq!(
+            rule.after_status(429, Some(Duration::from_secs(7)), 1, true, 0.0).unwrap().as_secs(),
+            7
+        );
         assert_eq!(rule.after_status(429, Some(Duration::from_secs(31)), 1, true, 0.0), None);
         assert_eq!(rule.after_status(429, None, 3, true, 1.0), None);
     }

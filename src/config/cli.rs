@@ -41,7 +41,13 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
     /// Address to listen on; repeatable [default: 127.0.0.1:8080; e.g. 0.0.0.0:8080]
-    #[arg(long, value_name = "ADDR", help_heading = "Where", default_value = "127.0.0.1:8080", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        help_heading = "Where",
+        default_value = "127.0.0.1:8080",
+        hide_default_value = true
+    )]
     pub listen: Vec<SocketAddr>,
     /// The upstream's base URL; a path in it is put before the request's path
     /// [no default; e.g. http://llm.internal:8000]
@@ -49,7 +55,13 @@ pub struct ServeArgs {
     pub upstream: String,
     /// Address of the admin listener (/metrics, /healthz, /readyz, /streams), or off
     /// [default: 127.0.0.1:9901; e.g. off]
-    #[arg(long, value_name = "ADDR|off", help_heading = "Where", default_value = "127.0.0.1:9901", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "ADDR|off",
+        help_heading = "Where",
+        default_value = "127.0.0.1:9901",
+        hide_default_value = true
+    )]
     pub admin: String,
 
     /// Worker threads, one event loop each [default: the CPUs this process may use; e.g. 4]
@@ -59,7 +71,13 @@ pub struct ServeArgs {
     #[arg(long, help_heading = "Process")]
     pub pin: bool,
     /// Event-loop driver; auto steps down from io_uring to epoll [default: auto; e.g. epoll]
-    #[arg(long, value_name = "DRIVER", help_heading = "Process", default_value = "auto", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "DRIVER",
+        help_heading = "Process",
+        default_value = "auto",
+        hide_default_value = true
+    )]
     pub io: super::plan::Io,
     /// Streams carried at once by the whole process; over it 503 with Retry-After
     /// [default: from the descriptor limit; e.g. 9000]
@@ -70,11 +88,23 @@ pub struct ServeArgs {
     pub drain_grace: Duration,
     /// Access log, one JSON line per exchange: a file, - for standard output, or off
     /// [default: -; e.g. /var/log/millstream.log]
-    #[arg(long, value_name = "PATH|-|off", help_heading = "Process", default_value = "-", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "PATH|-|off",
+        help_heading = "Process",
+        default_value = "-",
+        hide_default_value = true
+    )]
     pub access_log: String,
     /// Operational messages on standard error: error, warn, info or debug
     /// [default: info; e.g. warn]
-    #[arg(long, value_name = "LEVEL", help_heading = "Process", default_value = "info", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        help_heading = "Process",
+        default_value = "info",
+        hide_default_value = true
+    )]
     pub log_level: log::LevelFilter,
 
     /// Bytes queued for a slow client at which reading from upstream pauses
@@ -230,8 +260,16 @@ mod tests {
     #[test]
     fn errors_are_one_line_with_flag_and_mend() {
         for (args, starts, has) in [
-            (&["serve", "--upstream", "http://a", "--idle-timeout", "30x"][..], "--idle-timeout: \"30x\"", "or off"),
-            (&["serve", "--upstream", "http://a", "--high-water-mark", "1q"], "--high-water-mark", "256k"),
+            (
+                &["serve", "--upstream", "http://a", "--idle-timeout", "30x"][..],
+                "--idle-timeout: \"30x\"",
+                "or off",
+            ),
+            (
+                &["serve", "--upstream", "http://a", "--high-water-mark", "1q"],
+                "--high-water-mark",
+                "256k",
+            ),
             (&["serve", "--upstream", "http://a", "--io", "kqueue"], "--io", "epoll"),
             (&["serve"], "--upstream", "http://"),
             (&["serve", "--upsteam", "http://a"], "--upsteam", "--upstream"),

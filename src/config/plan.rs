@@ -212,32 +212,7 @@ fn exchange_plan(args: &ServeArgs) -> Result<ExchangePlan, String> {
         Some(low) => usize_of("--low-water-mark", low)?,
         None => high / 2,
     };
-    if high < 4096 {
-        return Err(format!("--high-water-mark: {high} bytes is too small; write 4k or more"));
-    }
-    if low >= high {
-        return Err(format!("--low-water-mark: {low} is not below the high-water mark of {high}; lower it"));
-    }
-    if args.max_frame_bytes < 1024 {
-        return Err("--max-frame-bytes: too small; write 1k or more".into());
-    }
-    if args.heartbeat.0.is_some_and(|every| every < Duration::from_secs(1)) {
-        return Err("--heartbeat: shorter than a second; write 1s or more, or off".into());
-    }
-    for (flag, value) in [
-        ("--connect-timeout", args.connect_timeout),
-        ("--first-byte-timeout", args.first_byte_timeout),
-        ("--write-timeout", args.write_timeout),
-        ("--head-timeout", args.head_timeout),
-        ("--keep-alive-timeout", args.keep_alive_timeout),
-    ] {
-        if value.is_zero() {
-            return Err(format!("{flag}: 0 would be due at once; write e.g. 30s"));
-        }
-    }
-    if let Some(status) = args.retry_status.iter().find(|status| !(400..=599).contains(*status)) {
-        return Err(format!("--retry-status: {status} is no error status; write e.g. 429,503"));
-    }
+    check_exchange(args, high, low)?;
     Ok(ExchangePlan {
         high_water_mark: high,
         low_water_mark: low,
@@ -262,6 +237,38 @@ fn exchange_plan(args: &ServeArgs) -> Result<ExchangePlan, String> {
         pool: PoolPlan { idle_max: args.pool_max_idle, idle_timeout: args.pool_idle_timeout },
         drain_grace: args.drain_grace,
     })
+}
+
+fn check_exchange(args: &ServeArgs, high: usize, low: usize) -> Result<(), String> {
+    if high < 4096 {
+        return Err(format!("--high-water-mark: {high} bytes is too small; write 4k or more"));
+    }
+    if low >= high {
+        return Err(format!(
+            "--low-water-mark: {low} is not below the high-water mark of {high}; lower it"
+        ));
+    }
+    if args.max_frame_bytes < 1024 {
+        return Err("--max-frame-bytes: too small; write 1k or more".into());
+    }
+    if args.heartbeat.0.is_some_and(|every| every < Duration::from_secs(1)) {
+        return Err("--heartbeat: shorter than a second; write 1s or more, or off".into());
+    }
+    for (flag, value) in [
+        ("--connect-timeout", args.connect_timeout),
+        ("--first-byte-timeout", args.first_byte_timeout),
+        ("--write-timeout", args.write_timeout),
+        ("--head-timeout", args.head_timeout),
+        ("--keep-alive-timeout", args.keep_alive_timeout),
+    ] {
+        if value.is_zero() {
+            return Err(format!("{flag}: 0 would be due at once; write e.g. 30s"));
+        }
+    }
+    if let Some(status) = args.retry_status.iter().find(|status| !(400..=599).contains(*status)) {
+        return Err(format!("--retry-status: {status} is no error status; write e.g. 429,503"));
+    }
+    Ok(())
 }
 
 fn usize_of(flag: &str, value: u64) -> Result<usize, String> {
@@ -299,7 +306,8 @@ fn endpoint(url: &str) -> Result<Endpoint, String> {
         let why = "https upstreams are not built in yet";
         return Err(refuse(&format!("{why}; let a TLS client proxy stand in front of it")));
     }
-    let rest = url.strip_prefix("http://").ok_or_else(|| refuse("it does not begin with http://"))?;
+    let rest =
+        url.strip_prefix("http://").ok_or_else(|| refuse("it does not begin with http://"))?;
     if rest.contains(['?', '#', '@', ' ']) {
         return Err(refuse("query, fragment and user have no meaning here"));
     }
@@ -345,15 +353,27 @@ mod tests {
         let x = &plan.exchange;
         assert_eq!((x.high_water_mark, x.low_water_mark), (l::HIGH_WATER_MARK, l::LOW_WATER_MARK));
         assert_eq!((x.frame_bytes_max, x.body_bytes_max), (l::FRAME_BYTES_MAX, l::BODY_BYTES_MAX));
-        assert_eq!((x.connect_timeout, x.first_byte_timeout), (l::CONNECT_TIMEOUT, l::FIRST_BYTE_TIMEOUT));
+        assert_eq!(
+            (x.connect_timeout, x.first_byte_timeout),
+            (l::CONNECT_TIMEOUT, l::FIRST_BYTE_TIMEOUT)
+        );
         assert_eq!((x.idle_timeout, x.stream_timeout), (Some(l::IDLE_TIMEOUT), None));
         assert_eq!((x.write_timeout, x.heartbeat), (l::WRITE_TIMEOUT, Some(l::HEARTBEAT)));
-        assert_eq!((x.head_timeout, x.keep_alive_timeout), (l::HEAD_TIMEOUT, l::KEEP_ALIVE_TIMEOUT));
+        assert_eq!(
+            (x.head_timeout, x.keep_alive_timeout),
+            (l::HEAD_TIMEOUT, l::KEEP_ALIVE_TIMEOUT)
+        );
         assert_eq!((x.retry.retries, x.retry.backoff), (l::RETRIES, l::RETRY_BACKOFF));
-        assert_eq!((x.pool.idle_max, x.pool.idle_timeout), (l::POOL_IDLE_MAX, l::POOL_IDLE_TIMEOUT));
+        assert_eq!(
+            (x.pool.idle_max, x.pool.idle_timeout),
+            (l::POOL_IDLE_MAX, l::POOL_IDLE_TIMEOUT)
+        );
         assert_eq!(x.drain_grace, l::DRAIN_GRACE);
         assert_eq!((plan.workers, plan.streams_max), (2, (20_000 - 64 - 128) / 2));
-        assert_eq!((plan.upstream.authority.as_str(), plan.upstream.base_path.as_str()), ("up:1", "/base"));
+        assert_eq!(
+            (plan.upstream.authority.as_str(), plan.upstream.base_path.as_str()),
+            ("up:1", "/base")
+        );
     }
 
     #[test]

@@ -77,7 +77,10 @@ mod tests {
         }
         assert!(duration_or_off("0s").is_err());
         assert_eq!(size("65536"), Ok(65_536));
-        assert_eq!((size("256k"), size("64KiB"), size("1m")), (Ok(262_144), Ok(65_536), Ok(1 << 20)));
+        assert_eq!(
+            (size("256k"), size("64KiB"), size("1m")),
+            (Ok(262_144), Ok(65_536), Ok(1 << 20))
+        );
         for bad in ["", "k", "1x", "-1", "99999999999g"] {
             assert!(size(bad).is_err(), "{bad}");
         }

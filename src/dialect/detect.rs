@@ -99,48 +99,20 @@ mod tests {
         let cases: &[(&str, &[&str], Dialect)] = &[
             ("/v1/chat/completions", &[], Dialect::OpenAiChat),
             ("/chat/completions/", &[], Dialect::OpenAiChat),
-            (
-                "/openai/deployments/x/chat/completions?api-version=1",
-                &[],
-                Dialect::OpenAiChat,
-            ),
-            (
-                "/compatible-mode/v1/chat/completions",
-                &["x-dashscope-sse"],
-                Dialect::OpenAiChat,
-            ),
+            ("/openai/deployments/x/chat/completions?api-version=1", &[], Dialect::OpenAiChat),
+            ("/compatible-mode/v1/chat/completions", &["x-dashscope-sse"], Dialect::OpenAiChat),
             ("/v1beta/openai/chat/completions", &[], Dialect::OpenAiChat),
             ("/v1/completions", &[], Dialect::OpenAiChat),
             ("/v1/responses", &[], Dialect::OpenAiResponses),
-            (
-                "/v1/responses/resp_1?stream=true",
-                &[],
-                Dialect::OpenAiResponses,
-            ),
+            ("/v1/responses/resp_1?stream=true", &[], Dialect::OpenAiResponses),
             ("/v1/messages", &[], Dialect::Anthropic),
-            (
-                "/v1/messages?beta=true",
-                &["anthropic-version"],
-                Dialect::Anthropic,
-            ),
+            ("/v1/messages?beta=true", &["anthropic-version"], Dialect::Anthropic),
             ("/api/messages", &["anthropic-version"], Dialect::Anthropic),
             ("/api/messages", &[], Dialect::Generic),
-            (
-                "/v1beta/models/g:streamGenerateContent?alt=sse",
-                &[],
-                Dialect::Gemini,
-            ),
+            ("/v1beta/models/g:streamGenerateContent?alt=sse", &[], Dialect::Gemini),
             ("/v1beta/models/g:generateContent", &[], Dialect::Generic),
-            (
-                "/api/v1/services/aigc/text-generation/generation",
-                &[],
-                Dialect::DashScope,
-            ),
-            (
-                "/api/v1/apps/7/completion",
-                &["x-dashscope-sse"],
-                Dialect::DashScope,
-            ),
+            ("/api/v1/services/aigc/text-generation/generation", &[], Dialect::DashScope),
+            ("/api/v1/apps/7/completion", &["x-dashscope-sse"], Dialect::DashScope),
             ("/events", &[], Dialect::Generic),
             ("/search?next=/v1/chat/completions", &[], Dialect::Generic),
             ("", &[], Dialect::Generic),
@@ -159,10 +131,7 @@ mod tests {
                 "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"choices\":[]}\n\n",
                 Some(Dialect::OpenAiChat),
             ),
-            (
-                "\u{feff}data:{\"choices\":[]}\r\n\r\n",
-                Some(Dialect::OpenAiChat),
-            ),
+            ("\u{feff}data:{\"choices\":[]}\r\n\r\n", Some(Dialect::OpenAiChat)),
             ("data: [DONE]\n\n", Some(Dialect::OpenAiChat)),
             (
                 "event: response.created\ndata: {\"type\":\"response.created\"}\n\n",
@@ -172,18 +141,9 @@ mod tests {
                 "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{}}\n\n",
                 Some(Dialect::Anthropic),
             ),
-            (
-                "data: {\"candidates\": [{}]}\r\n\r\n",
-                Some(Dialect::Gemini),
-            ),
-            (
-                "id:1\nevent:result\n:HTTP_STATUS/200\ndata:{}\n\n",
-                Some(Dialect::DashScope),
-            ),
-            (
-                "data:{\"output\":{},\"request_id\":\"r\"}\n\n",
-                Some(Dialect::DashScope),
-            ),
+            ("data: {\"candidates\": [{}]}\r\n\r\n", Some(Dialect::Gemini)),
+            ("id:1\nevent:result\n:HTTP_STATUS/200\ndata:{}\n\n", Some(Dialect::DashScope)),
+            ("data:{\"output\":{},\"request_id\":\"r\"}\n\n", Some(Dialect::DashScope)),
             (": OPENROUTER PROCESSING\n\n", None),
             ("data: {\"output\":1}\n\n", None),
             ("data: {\"type\":7}\n\n", None),
@@ -192,16 +152,9 @@ mod tests {
             ("", None),
         ];
         for (frame, dialect) in cases {
-            assert_eq!(
-                Dialect::from_first_frame(frame.as_bytes()),
-                *dialect,
-                "{frame:?}"
-            );
+            assert_eq!(Dialect::from_first_frame(frame.as_bytes()), *dialect, "{frame:?}");
         }
-        let huge = format!(
-            "data: {{\"choices\":[],\"x\":\"{}\"}}\n\n",
-            "x".repeat(1 << 20)
-        );
+        let huge = format!("data: {{\"choices\":[],\"x\":\"{}\"}}\n\n", "x".repeat(1 << 20));
         assert_eq!(Dialect::from_first_frame(huge.as_bytes()), None);
     }
 }

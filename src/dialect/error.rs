@@ -34,13 +34,7 @@ impl Dialect {
     /// | dashscope | `event:error`, `status:N`, `data:{"code","message","request_id"}`; its client library compares the name with no space stripped |
     /// | generic | `event: error`, `data: {"code","message","request_id"}` |
     pub fn error_frame(self, text: &ErrorText<'_>, out: &mut Vec<u8>) {
-        let ErrorText {
-            status,
-            code,
-            message,
-            request_id,
-            sequence,
-        } = *text;
+        let ErrorText { status, code, message, request_id, sequence } = *text;
         match self {
             Self::OpenAiChat => {
                 out.extend_from_slice(b"data: ");
@@ -69,25 +63,11 @@ impl Dialect {
                 out.extend_from_slice(b"event:error\nstatus:");
                 out.extend_from_slice(status.to_string().as_bytes());
                 out.extend_from_slice(b"\ndata:");
-                push_json(
-                    out,
-                    &Plain {
-                        code,
-                        message,
-                        request_id,
-                    },
-                );
+                push_json(out, &Plain { code, message, request_id });
             }
             Self::Generic => {
                 out.extend_from_slice(b"event: error\ndata: ");
-                push_json(
-                    out,
-                    &Plain {
-                        code,
-                        message,
-                        request_id,
-                    },
-                );
+                push_json(out, &Plain { code, message, request_id });
             }
         }
         out.extend_from_slice(b"\n\n");
@@ -104,17 +84,8 @@ impl Dialect {
     /// | dashscope | `{"code","message","request_id"}` |
     /// | generic | `{"error":{"code","message","request_id"}}` |
     pub fn error_body(self, text: &ErrorText<'_>, out: &mut Vec<u8>) {
-        let ErrorText {
-            code,
-            message,
-            request_id,
-            ..
-        } = *text;
-        let plain = Plain {
-            code,
-            message,
-            request_id,
-        };
+        let ErrorText { code, message, request_id, .. } = *text;
+        let plain = Plain { code, message, request_id };
         match self {
             Self::OpenAiChat | Self::OpenAiResponses => push_json(out, &open_ai(text)),
             Self::Anthropic => push_json(out, &anthropic(text, Some(request_id))),
@@ -182,37 +153,17 @@ struct GeminiError<'a> {
 
 fn open_ai<'a>(text: &ErrorText<'a>) -> Wrapped<OpenAiError<'a>> {
     let kind = open_ai_type(text.status);
-    Wrapped {
-        error: OpenAiError {
-            message: text.message,
-            kind,
-            param: (),
-            code: text.code,
-        },
-    }
+    Wrapped { error: OpenAiError { message: text.message, kind, param: (), code: text.code } }
 }
 
 fn anthropic<'a>(text: &ErrorText<'a>, request_id: Option<&'a str>) -> AnthropicError<'a> {
-    let error = AnthropicDetail {
-        kind: anthropic_type(text.status),
-        message: text.message,
-    };
-    AnthropicError {
-        kind: "error",
-        error,
-        request_id,
-    }
+    let error = AnthropicDetail { kind: anthropic_type(text.status), message: text.message };
+    AnthropicError { kind: "error", error, request_id }
 }
 
 fn gemini<'a>(text: &ErrorText<'a>) -> Wrapped<GeminiError<'a>> {
     let status = gemini_status(text.status);
-    Wrapped {
-        error: GeminiError {
-            code: text.status,
-            message: text.message,
-            status,
-        },
-    }
+    Wrapped { error: GeminiError { code: text.status, message: text.message, status } }
 }
 
 const fn open_ai_type(status: u16) -> &'static str {
@@ -285,11 +236,7 @@ mod tests {
     fn frame(dialect: Dialect, text: &ErrorText<'_>) -> (Vec<u8>, Option<Vec<u8>>, Value) {
         let mut out = Vec::new();
         dialect.error_frame(text, &mut out);
-        assert_eq!(
-            Scanner::new().next_frame(&out),
-            Some(out.len()),
-            "{dialect}: one frame"
-        );
+        assert_eq!(Scanner::new().next_frame(&out), Some(out.len()), "{dialect}: one frame");
         let event = Event::parse(&out);
         let name = event.event.map(<[u8]>::to_vec);
         let data = serde_json::from_slice(&event.data.unwrap_or_default()).unwrap();
@@ -333,10 +280,7 @@ mod tests {
 
         let plain = json!({"code": code, "message": NASTY, "request_id": "r-1"});
         let (bytes, event, data) = frame(Dialect::DashScope, &TEXT);
-        assert!(
-            bytes.starts_with(b"event:error\nstatus:503\ndata:{"),
-            "no space behind a colon"
-        );
+        assert!(bytes.starts_with(b"event:error\nstatus:503\ndata:{"), "no space behind a colon");
         assert_eq!((event, &data), (name("error"), &plain));
 
         let (_, event, data) = frame(Dialect::Generic, &TEXT);
@@ -359,21 +303,13 @@ mod tests {
             assert!(!lines.contains(&b"data: [DONE]".as_slice()));
             let by_own_rule = *dialect == Dialect::OpenAiChat && bytes.starts_with(b"data: {\"err");
             let named = matches!(dialect, Dialect::OpenAiResponses | Dialect::Anthropic);
-            assert_eq!(
-                dialect.is_terminal(&bytes),
-                by_own_rule || named,
-                "{dialect}"
-            );
+            assert_eq!(dialect.is_terminal(&bytes), by_own_rule || named, "{dialect}");
         }
     }
 
     #[test]
     fn bodies_have_their_providers_shape() {
-        let text = ErrorText {
-            status: 429,
-            code: "overloaded",
-            ..TEXT
-        };
+        let text = ErrorText { status: 429, code: "overloaded", ..TEXT };
         let open_ai = json!({"error": {"message": NASTY, "type": "rate_limit_exceeded",
             "param": null, "code": "overloaded"}});
         assert_eq!(body(Dialect::OpenAiChat, &text), open_ai);
@@ -391,44 +327,14 @@ mod tests {
     #[test]
     fn statuses_become_each_providers_words() {
         let cases = [
-            (
-                400,
-                "invalid_request_error",
-                "invalid_request_error",
-                "INVALID_ARGUMENT",
-            ),
-            (
-                401,
-                "authentication_error",
-                "authentication_error",
-                "UNAUTHENTICATED",
-            ),
-            (
-                403,
-                "permission_error",
-                "permission_error",
-                "PERMISSION_DENIED",
-            ),
+            (400, "invalid_request_error", "invalid_request_error", "INVALID_ARGUMENT"),
+            (401, "authentication_error", "authentication_error", "UNAUTHENTICATED"),
+            (403, "permission_error", "permission_error", "PERMISSION_DENIED"),
             (404, "invalid_request_error", "not_found_error", "NOT_FOUND"),
             (408, "timeout", "timeout_error", "DEADLINE_EXCEEDED"),
-            (
-                413,
-                "invalid_request_error",
-                "request_too_large",
-                "INVALID_ARGUMENT",
-            ),
-            (
-                429,
-                "rate_limit_exceeded",
-                "rate_limit_error",
-                "RESOURCE_EXHAUSTED",
-            ),
-            (
-                499,
-                "invalid_request_error",
-                "invalid_request_error",
-                "CANCELLED",
-            ),
+            (413, "invalid_request_error", "request_too_large", "INVALID_ARGUMENT"),
+            (429, "rate_limit_exceeded", "rate_limit_error", "RESOURCE_EXHAUSTED"),
+            (499, "invalid_request_error", "invalid_request_error", "CANCELLED"),
             (500, "server_error", "api_error", "INTERNAL"),
             (502, "server_error", "api_error", "UNAVAILABLE"),
             (503, "server_error", "overloaded_error", "UNAVAILABLE"),
@@ -436,11 +342,7 @@ mod tests {
             (529, "server_error", "overloaded_error", "UNAVAILABLE"),
         ];
         for (status, open_ai, anthropic, gemini) in cases {
-            let words = (
-                open_ai_type(status),
-                anthropic_type(status),
-                gemini_status(status),
-            );
+            let words = (open_ai_type(status), anthropic_type(status), gemini_status(status));
             assert_eq!(words, (open_ai, anthropic, gemini), "{status}");
         }
     }

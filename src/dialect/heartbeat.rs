@@ -52,11 +52,8 @@ mod tests {
 
     #[test]
     fn heartbeats_between_any_two_frames_change_no_event() {
-        let frames: [&[u8]; 3] = [
-            b"id:1\ndata: a\n\n",
-            b"event: e\r\ndata: b\r\n\r",
-            b"\ndata: c\n\n",
-        ];
+        let frames: [&[u8]; 3] =
+            [b"id:1\ndata: a\n\n", b"event: e\r\ndata: b\r\n\r", b"\ndata: c\n\n"];
         let read = |stream: &[u8]| {
             let (mut parser, mut messages) = (Parser::new(1 << 10), Vec::<Message>::new());
             parser.feed(stream, &mut messages).unwrap();
@@ -65,11 +62,7 @@ mod tests {
         };
         for dialect in Dialect::ALL {
             let beat = dialect.heartbeat().unwrap_or_default();
-            assert_eq!(
-                read(&frames.join(beat)),
-                read(&frames.concat()),
-                "{dialect}"
-            );
+            assert_eq!(read(&frames.join(beat)), read(&frames.concat()), "{dialect}");
         }
     }
 }

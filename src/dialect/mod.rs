@@ -63,10 +63,7 @@ impl Dialect {
     /// Whether a whole stream of this dialect ends with an event that says so. Where it does, a
     /// body that ends without one was cut, however orderly the connection closed.
     pub const fn has_terminal(self) -> bool {
-        matches!(
-            self,
-            Self::OpenAiChat | Self::OpenAiResponses | Self::Anthropic
-        )
+        matches!(self, Self::OpenAiChat | Self::OpenAiResponses | Self::Anthropic)
     }
 }
 
@@ -84,13 +81,7 @@ mod tests {
     fn names_are_distinct_and_in_cell_order() {
         for (index, dialect) in Dialect::ALL.iter().enumerate() {
             assert_eq!(*dialect as usize, index);
-            assert_eq!(
-                Dialect::ALL
-                    .iter()
-                    .filter(|d| d.as_str() == dialect.as_str())
-                    .count(),
-                1
-            );
+            assert_eq!(Dialect::ALL.iter().filter(|d| d.as_str() == dialect.as_str()).count(), 1);
         }
     }
 }

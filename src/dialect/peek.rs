@@ -176,57 +176,31 @@ mod tests {
     #[test]
     fn both_are_found_in_any_order_and_place() {
         assert_eq!(peeked(r#"{"model":"m","stream":true}"#), some("m", true));
-        assert_eq!(
-            peeked(r#" { "stream" : false , "model" : "m" } "#),
-            some("m", false)
-        );
+        assert_eq!(peeked(r#" { "stream" : false , "model" : "m" } "#), some("m", false));
         let nested = r#"{"messages":[{"model":"no","stream":true}],"x":{"model":"no"},
             "model":"yes","n":1.5e9,"z":null,"stream":false}"#;
         assert_eq!(peeked(nested), some("yes", false));
-        assert_eq!(
-            peeked(r#"{"\u006dodel":"a\"b\n","stream":true}"#),
-            some("a\"b\n", true)
-        );
+        assert_eq!(peeked(r#"{"\u006dodel":"a\"b\n","stream":true}"#), some("a\"b\n", true));
     }
 
     #[test]
     fn other_types_count_as_absent() {
-        for value in [
-            "null",
-            "1",
-            "-1",
-            "1.5",
-            "[1,[2]]",
-            r#"{"model":"no"}"#,
-            "true",
-        ] {
+        for value in ["null", "1", "-1", "1.5", "[1,[2]]", r#"{"model":"no"}"#, "true"] {
             let body = format!(r#"{{"model":{value},"stream":true}}"#);
             assert_eq!(peeked(&body), (None, Some(true)), "{body}");
         }
-        assert_eq!(
-            peeked(r#"{"stream":"true","model":"m"}"#),
-            (Some("m".into()), None)
-        );
+        assert_eq!(peeked(r#"{"stream":"true","model":"m"}"#), (Some("m".into()), None));
     }
 
     #[test]
     fn the_first_of_several_counts() {
-        assert_eq!(
-            peeked(r#"{"model":"a","model":"b","stream":true}"#),
-            some("a", true)
-        );
-        assert_eq!(
-            peeked(r#"{"model":1,"model":"b","stream":true}"#),
-            some("b", true)
-        );
+        assert_eq!(peeked(r#"{"model":"a","model":"b","stream":true}"#), some("a", true));
+        assert_eq!(peeked(r#"{"model":1,"model":"b","stream":true}"#), some("b", true));
     }
 
     #[test]
     fn it_stops_once_it_has_both() {
-        assert_eq!(
-            peeked("{\"model\":\"m\",\"stream\":true,\u{1} not json"),
-            some("m", true)
-        );
+        assert_eq!(peeked("{\"model\":\"m\",\"stream\":true,\u{1} not json"), some("m", true));
     }
 
     #[test]
@@ -242,23 +216,10 @@ mod tests {
 
     #[test]
     fn what_is_no_object_gives_nothing() {
-        for body in [
-            "",
-            " ",
-            "null",
-            "[]",
-            "7",
-            "\"model\"",
-            "model=m&stream=true",
-            "{",
-            "}",
-        ] {
+        for body in ["", " ", "null", "[]", "7", "\"model\"", "model=m&stream=true", "{", "}"] {
             assert_eq!(peek(body.as_bytes()), Peek::default(), "{body:?}");
         }
-        assert_eq!(
-            peek(b"{\"model\":\"\xFF\",\"stream\":true}"),
-            Peek::default()
-        );
+        assert_eq!(peek(b"{\"model\":\"\xFF\",\"stream\":true}"), Peek::default());
         assert_eq!(peek(b"\xEF\xBB\xBF{\"model\":\"m\"}"), Peek::default());
     }
 
@@ -273,13 +234,9 @@ mod tests {
             some("m", true)
         );
         let huge = "é".repeat(1 << 20);
-        let (model, stream) = peeked(&format!(
-            r#"{{"x":"{huge}","model":"{huge}","stream":true}}"#
-        ));
-        assert_eq!(
-            model.map(|model| model.chars().count()),
-            Some(MODEL_CHARS_MAX)
-        );
+        let (model, stream) =
+            peeked(&format!(r#"{{"x":"{huge}","model":"{huge}","stream":true}}"#));
+        assert_eq!(model.map(|model| model.chars().count()), Some(MODEL_CHARS_MAX));
         assert_eq!(stream, Some(true));
     }
 }

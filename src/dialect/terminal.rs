@@ -73,28 +73,14 @@ fn is_error_object(text: &[u8]) -> bool {
 fn has_type(text: &[u8], ends: &[&[u8]]) -> bool {
     let value = first_member(text, b"type").and_then(|value| value.strip_prefix(b"\""));
     let Some(value) = value else { return false };
-    ends.iter().any(|end| {
-        value
-            .strip_prefix(*end)
-            .is_some_and(|rest| rest.starts_with(b"\""))
-    })
+    ends.iter().any(|end| value.strip_prefix(*end).is_some_and(|rest| rest.starts_with(b"\"")))
 }
 
 /// The value of the object's first member if that member is `name`.
 fn first_member<'a>(text: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let text = text
-        .trim_ascii_start()
-        .strip_prefix(b"{")?
-        .trim_ascii_start();
-    let text = text
-        .strip_prefix(b"\"")?
-        .strip_prefix(name)?
-        .strip_prefix(b"\"")?;
-    Some(
-        text.trim_ascii_start()
-            .strip_prefix(b":")?
-            .trim_ascii_start(),
-    )
+    let text = text.trim_ascii_start().strip_prefix(b"{")?.trim_ascii_start();
+    let text = text.strip_prefix(b"\"")?.strip_prefix(name)?.strip_prefix(b"\"")?;
+    Some(text.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start())
 }
 
 #[cfg(test)]
@@ -181,10 +167,7 @@ mod tests {
                 let bytes = frame.as_bytes();
                 assert!(dialect.is_terminal(bytes), "{dialect}: {frame:?}");
                 let prefix = &bytes[..bytes.len().min(Dialect::TERMINAL_PREFIX_BYTES)];
-                assert!(
-                    dialect.is_terminal(prefix),
-                    "{dialect}: prefix of {frame:?}"
-                );
+                assert!(dialect.is_terminal(prefix), "{dialect}: prefix of {frame:?}");
             }
         }
     }
@@ -193,20 +176,14 @@ mod tests {
     fn lookalikes_are_not_taken_for_ends() {
         for dialect in Dialect::ALL {
             for frame in LOOKALIKES {
-                assert!(
-                    !dialect.is_terminal(frame.as_bytes()),
-                    "{dialect}: {frame:?}"
-                );
+                assert!(!dialect.is_terminal(frame.as_bytes()), "{dialect}: {frame:?}");
             }
         }
     }
 
     #[test]
     fn a_prefix_and_its_frame_always_say_the_same() {
-        let all = ENDS
-            .iter()
-            .flat_map(|(_, frames)| *frames)
-            .chain(LOOKALIKES);
+        let all = ENDS.iter().flat_map(|(_, frames)| *frames).chain(LOOKALIKES);
         for frame in all.map(|frame| frame.as_bytes()) {
             let prefix = &frame[..frame.len().min(Dialect::TERMINAL_PREFIX_BYTES)];
             for dialect in Dialect::ALL {
@@ -220,10 +197,7 @@ mod tests {
         for dialect in [Dialect::Gemini, Dialect::DashScope, Dialect::Generic] {
             assert!(!dialect.has_terminal());
             for frame in ENDS.iter().flat_map(|(_, frames)| *frames) {
-                assert!(
-                    !dialect.is_terminal(frame.as_bytes()),
-                    "{dialect}: {frame:?}"
-                );
+                assert!(!dialect.is_terminal(frame.as_bytes()), "{dialect}: {frame:?}");
             }
         }
     }

@@ -96,6 +96,17 @@ struct Kept {
     bytes_max: usize,
 }
 
+impl Kept {
+    /// Keeps more payload; false where that would be too much.
+    fn take(&mut self, payload: &[u8]) -> bool {
+        if self.payload.len() + payload.len() > self.bytes_max {
+            return false;
+        }
+        self.payload.extend_from_slice(payload);
+        true
+    }
+}
+
 /// Ranges of payload one release may have; a body in more pieces (one-byte chunks) is moved
 /// together instead.
 const PENDING_RANGES_MAX: usize = 24;
@@ -216,15 +227,13 @@ impl Stream {
                     if scanned > 0 {
                         boundary = payload + scanned as u64;
                     }
+                    if let Some(kept) = &mut self.kept
+                        && !kept.take(&bytes[..len])
+                    {
+                        self.kept = None;
+                    }
                     self.carried.bytes_in += len as u64;
                     at += len;
-                    if let Some(kept) = &mut self.kept {
-                        if kept.payload.len() + len > kept.bytes_max {
-                            self.kept = None;
-                        } else {
-                            kept.payload.extend_from_slice(&bytes[..len]);
-                        }
-                    }
                     self.hold(payload..first + at as u64);
                 }
                 Ok(Step::Framing(len)) => {
@@ -251,6 +260,13 @@ impl Stream {
                 Err(error) => break Err(error),
             }
         };
+        self.ended |= result.is_err();
+        self.release(boundary, clean_to, first + n as u64);
+        result
+    }
+
+    /// Queues what may go out, and says what is still wanted of the bytes before `received`.
+    fn release(&mut self, boundary: u64, clean_to: Option<u64>, received: u64) {
         if let Some(position) = clean_to {
             self.release_clean(position);
         }
@@ -258,19 +274,17 @@ impl Stream {
         if self.held() > self.marks.frame_max || self.is_overlong() {
             self.release_overlong();
         }
-        self.ended |= result.is_err();
         // A clean range yet to come is sent with its framing, so that is held as well.
         let held_from = match self.pending.first() {
             _ if self.clean && !self.ended => self.released,
             Some(range) => range.start,
-            None => first + n as u64,
+            None => received,
         };
         self.buffer.hold_from(held_from);
         if self.buffer.queued() >= self.marks.high && !self.paused {
             self.paused = true;
             self.carried.pauses += 1;
         }
-        result
     }
 
     /// Notes payload that was received.
@@ -433,9 +447,8 @@ impl Stream {
     /// Whether more may be read: the body goes on and the queue is below its mark. A held frame
     /// alone never stops reading, or it could not become whole.
     pub fn wants_more(&self) -> bool {
-        !self.ended
-            && !self.paused
-            && !(self.buffer.queued() > 0 && self.buffer.is_full(self.marks.high))
+        let full = self.buffer.queued() > 0 && self.buffer.is_full(self.marks.high);
+        !(self.ended || self.paused || full)
     }
 
     /// Whether the body is over (in order or by a fault).
@@ -460,9 +473,7 @@ impl Stream {
 
     /// Whether the dialect's last event has passed, or the dialect has none.
     pub fn is_finished_by_dialect(&self) -> bool {
-        self.events
-            .as_ref()
-            .is_none_or(|events| events.terminal || !events.dialect.has_terminal())
+        self.events.as_ref().is_none_or(|events| events.terminal || !events.dialect.has_terminal())
     }
 
     /// Whether the dialect's last event has passed.

@@ -159,7 +159,11 @@ mod tests {
         timers.set_paused(t0 + 2 * SECOND, true);
         assert_eq!(timers.next(), Some((t0 + 22 * SECOND, Due::Stalled)));
         timers.refused(t0 + 5 * SECOND);
-        assert_eq!(timers.next(), Some((t0 + 22 * SECOND, Due::Stalled)), "since the first refusal");
+        assert_eq!(
+            timers.next(),
+            Some((t0 + 22 * SECOND, Due::Stalled)),
+            "since the first refusal"
+        );
         timers.wrote(t0 + 20 * SECOND, false);
         assert_eq!(timers.next(), Some((t0 + 300 * SECOND, Due::Stream)));
         timers.set_paused(t0 + 21 * SECOND, false);

@@ -231,7 +231,9 @@ impl WriteBuffer {
         if self.pieces.len() != 1 {
             return None;
         }
-        let Some(Piece::Raw { start, end }) = self.pieces.front() else { return None };
+        let Some(Piece::Raw { start, end }) = self.pieces.front() else {
+            return None;
+        };
         let segment = self.segments.iter().find(|segment| *start < segment.end())?;
         if *end > segment.end() {
             return None;
@@ -265,7 +267,9 @@ impl WriteBuffer {
                     let mut at = *start;
                     while at < *end && used < slices.len() {
                         while segments.next_if(|segment| segment.end() <= at).is_some() {}
-                        let Some(segment) = segments.peek() else { break };
+                        let Some(segment) = segments.peek() else {
+                            break;
+                        };
                         let upto = segment.end().min(*end);
                         let from = (at - segment.base) as usize;
                         let to = (upto - segment.base) as usize;
@@ -284,7 +288,9 @@ impl WriteBuffer {
         debug_assert!(n <= self.queued);
         self.queued -= n.min(self.queued);
         while n > 0 {
-            let Some(piece) = self.pieces.front_mut() else { break };
+            let Some(piece) = self.pieces.front_mut() else {
+                break;
+            };
             let len = piece.len();
             if n < len {
                 piece.advance(n);
@@ -328,7 +334,9 @@ impl WriteBuffer {
     /// before where they fit, or to a small block of their own. Sizes grow fourfold from one
     /// block to the next, so that many small arrivals do not make many small blocks.
     fn shrink_last(&mut self, from: u64, live: usize) {
-        let Some(last) = self.segments.pop_back() else { return };
+        let Some(last) = self.segments.pop_back() else {
+            return;
+        };
         let bytes = &last.block.bytes()[(from - last.base) as usize..last.len];
         debug_assert_eq!(bytes.len(), live);
         let mut wanted = live;

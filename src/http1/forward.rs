@@ -76,9 +76,7 @@ fn is_kept(name: &str) -> bool {
     NAMES.iter().any(|kept| name.eq_ignore_ascii_case(kept))
 }
 
-fn named_by_connection<'a>(
-    fields: impl Iterator<Item = (&'a str, &'a [u8])>,
-) -> Vec<&'a [u8]> {
+fn named_by_connection<'a>(fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<&'a [u8]> {
     fields
         .filter(|(name, _)| name.eq_ignore_ascii_case("connection"))
         .flat_map(|(_, value)| list(value))

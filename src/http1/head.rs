@@ -135,7 +135,9 @@ impl Fields {
 
     fn content_length(&self) -> Result<Option<u64>, HeadError> {
         let mut values = self.all("content-length");
-        let Some(value) = values.next() else { return Ok(None) };
+        let Some(value) = values.next() else {
+            return Ok(None);
+        };
         // Repeated lengths are refused even where they agree (RFC 9112, section 6.3 allows
         // either): nobody honest sends them.
         if values.next().is_some() || value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
@@ -149,7 +151,9 @@ impl Fields {
     fn framing(&self, version: Version) -> Result<Option<BodyFraming>, HeadError> {
         let length = self.content_length()?;
         let mut codings = self.all("transfer-encoding");
-        let Some(coding) = codings.next() else { return Ok(length.map(BodyFraming::Length)) };
+        let Some(coding) = codings.next() else {
+            return Ok(length.map(BodyFraming::Length));
+        };
         if version == Version::Http10 {
             return Err(HeadError::OldTransferEncoding);
         }
@@ -166,8 +170,7 @@ impl Fields {
         match version {
             Version::Http11 => !self.has_token("connection", "close"),
             Version::Http10 => {
-                self.has_token("connection", "keep-alive")
-                    && !self.has_token("connection", "close")
+                self.has_token("connection", "keep-alive") && !self.has_token("connection", "close")
             }
         }
     }
@@ -280,7 +283,9 @@ pub fn parse_request(
     let mut looked = searched.saturating_sub(skipped);
     let found = head_len(buf, &mut looked)?;
     *searched = looked + skipped;
-    let Some(len) = found else { return Ok(Status::Partial) };
+    let Some(len) = found else {
+        return Ok(Status::Partial);
+    };
     let head = &buf[..len];
     check_lines(head)?;
     let mut fields = [httparse::EMPTY_HEADER; HEAD_FIELDS_MAX];
@@ -311,7 +316,9 @@ pub fn parse_response(
     buf: &[u8],
     searched: &mut usize,
 ) -> Result<Status<(ResponseHead, usize)>, HeadError> {
-    let Some(len) = head_len(buf, searched)? else { return Ok(Status::Partial) };
+    let Some(len) = head_len(buf, searched)? else {
+        return Ok(Status::Partial);
+    };
     let head = &buf[..len];
     check_lines(head)?;
     let mut fields = [httparse::EMPTY_HEADER; HEAD_FIELDS_MAX];
@@ -352,7 +359,8 @@ impl RequestHead {
             let needed = self.version == Version::Http11;
             return if needed { Err(HeadError::HostMissing) } else { Ok(()) };
         };
-        let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(byte);
+        let fits =
+            |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(byte);
         if hosts.next().is_some() || !host.iter().all(fits) {
             return Err(HeadError::Host);
         }
@@ -528,7 +536,8 @@ mod tests {
         }
     }
 
-    const POST: &[u8] = b"POST /v1/chat?x=1 HTTP/1.1\r\nHost: a:1\r\nContent-Length: 5\r\n\r\nhello";
+    const POST: &[u8] =
+        b"POST /v1/chat?x=1 HTTP/1.1\r\nHost: a:1\r\nContent-Length: 5\r\n\r\nhello";
 
     #[test]
     fn every_prefix_is_partial_and_the_whole_is_complete() {
@@ -548,7 +557,8 @@ mod tests {
 
     #[test]
     fn smuggling_shapes_are_refused() {
-        let with = |fields: &str| refused(&format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n"));
+        let with =
+            |fields: &str| refused(&format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n"));
         for (fields, error) in [
             ("Content-Length: 5\r\nTransfer-Encoding: chunked", HeadError::TwoFramings),
             ("Content-Length: 5\r\nContent-Length: 6", HeadError::ContentLength),
@@ -561,7 +571,10 @@ mod tests {
             ("Transfer-Encoding: gzip", HeadError::TransferEncoding),
             ("Transfer-Encoding: gzip, chunked", HeadError::TransferEncoding),
             ("Transfer-Encoding: chunked, chunked", HeadError::TransferEncoding),
-            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", HeadError::TransferEncoding),
+            (
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+                HeadError::TransferEncoding,
+            ),
             ("Transfer-Encoding: xchunked", HeadError::TransferEncoding),
             ("Transfer-Encoding : chunked", HeadError::Field),
             ("A: b\r\n folded", HeadError::Folded),
@@ -577,7 +590,10 @@ mod tests {
         for (whole, error) in [
             ("GET / HTTP/1.1\r\n\r\n", HeadError::HostMissing),
             ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", HeadError::Host),
-            ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", HeadError::OldTransferEncoding),
+            (
+                "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+                HeadError::OldTransferEncoding,
+            ),
             ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", HeadError::Version),
             ("GET a HTTP/1.1\r\nHost: a\r\n\r\n", HeadError::Target),
             ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", HeadError::Target),
@@ -591,7 +607,8 @@ mod tests {
 
     #[test]
     fn limits_hold() {
-        let long = format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}\r\n\r\n", "x".repeat(HEAD_BYTES_MAX));
+        let long =
+            format!("GET / HTTP/1.1\r\nHost: a\r\nA: {}\r\n\r\n", "x".repeat(HEAD_BYTES_MAX));
         assert_eq!(refused(&long), HeadError::TooLarge);
         assert_eq!(refused(&long[..HEAD_BYTES_MAX]), HeadError::TooLarge, "without its end");
         let many = "A: b\r\n".repeat(HEAD_FIELDS_MAX);

@@ -205,34 +205,15 @@ impl Connection {
         }
     }
 
-    async fn answer(&mut self, head: &RequestHead, body: &[u8], script: &Script) -> Result<bool, Gone> {
-        match (head.method(), head.path()) {
-            (_, "/stats") => {
-                let stats = serde_json::to_string(&self.mock.stats).unwrap_or_default();
-                self.respond(200, "", &stats).await?;
-                return Ok(true);
-            }
-            (_, "/") => {
-                const PAGE: &str = include_str!("../demo/index.html");
-                return self.respond_as(200, "text/html", "", PAGE).await.map(|()| true);
-            }
-            (_, "/healthz") => return self.respond(200, "", "{\"ok\":true}").await.map(|()| true),
-            (_, "/mock") => {
-                let names = NAMES.iter().fold(String::new(), |mut text, (name, what)| {
-                    let _ = writeln!(text, "{name:<12} {what}");
-                    text
-                });
-                return self.respond(200, "", &names).await.map(|()| true);
-            }
-            (_, "/v1/models") => {
-                let models = r#"{"object":"list","data":[{"id":"mock","object":"model","created":1700000000,"owned_by":"millstream"}]}"#;
-                return self.respond(200, "", models).await.map(|()| true);
-            }
-            (_, "/echo") => {
-                let echo = String::from_utf8_lossy(body).into_owned();
-                return self.respond(200, "", &echo).await.map(|()| true);
-            }
-            _ => {}
+    async fn answer(
+        &mut self,
+        head: &RequestHead,
+        body: &[u8],
+        script: &Script,
+    ) -> Result<bool, Gone> {
+        if let Some((kind, page)) = self.page(head, body) {
+            self.respond_as(200, kind, "", &page).await?;
+            return Ok(true);
         }
         if let Some((times, how)) = script.fail_first {
             let failed = {
@@ -272,9 +253,33 @@ impl Connection {
         streamed
     }
 
+    /// What is not an answer of a model: content type and body.
+    fn page(&self, head: &RequestHead, body: &[u8]) -> Option<(&'static str, String)> {
+        const PAGE: &str = include_str!("../demo/index.html");
+        const MODELS: &str = r#"{"object":"list","data":[{"id":"mock","object":"model","created":1700000000,"owned_by":"millstream"}]}"#;
+        const JSON: &str = "application/json";
+        Some(match head.path() {
+            "/" => ("text/html; charset=utf-8", PAGE.to_owned()),
+            "/stats" => (JSON, serde_json::to_string(&self.mock.stats).unwrap_or_default()),
+            "/healthz" => (JSON, "{\"ok\":true}".to_owned()),
+            "/v1/models" => (JSON, MODELS.to_owned()),
+            "/echo" => ("text/plain", String::from_utf8_lossy(body).into_owned()),
+            "/mock" => (
+                "text/plain",
+                NAMES.iter().fold(String::new(), |mut text, (name, what)| {
+                    let _ = writeln!(text, "{name:<12} {what}");
+                    text
+                }),
+            ),
+            "*" => ("text/plain", String::new()),
+            _ => return None,
+        })
+    }
+
     async fn fail(&mut self, status: u16, script: &Script) -> Result<bool, Gone> {
         let after = script.retry_after.map(|s| format!("Retry-After: {s}\r\n")).unwrap_or_default();
-        let body = r#"{"error":{"message":"the mock was told to fail","type":"mock","code":"mock"}}"#;
+        let body =
+            r#"{"error":{"message":"the mock was told to fail","type":"mock","code":"mock"}}"#;
         self.respond(status, &after, body).await?;
         Ok(true)
     }
@@ -292,7 +297,7 @@ impl Connection {
         body: &str,
     ) -> Result<(), Gone> {
         let response = format!(
-            "HTTP/1.1 {status} Mock\r\nContent-Type: {kind}; charset=utf-8\r\nContent-Length: {}\r\n{fields}\r\n{body}",
+            "HTTP/1.1 {status} Mock\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n{fields}\r\n{body}",
             body.len()
         );
         self.send(response.as_bytes()).await
@@ -445,7 +450,9 @@ impl Connection {
         let (mut stirred, mut timer) = (pin!(None), pin!(None));
         let mut watching = true;
         poll_fn(|cx| {
-            while watching && poll_slot(stirred.as_mut(), || self.transport.readable(), cx).is_ready() {
+            while watching
+                && poll_slot(stirred.as_mut(), || self.transport.readable(), cx).is_ready()
+            {
                 match self.transport.peer() {
                     Peer::Closed | Peer::Reset => return Poll::Ready(Err(Gone)),
                     Peer::Talking => watching = false,
@@ -470,7 +477,9 @@ fn gzip_stored(bytes: &[u8]) -> Vec<u8> {
         out.extend_from_slice(block);
     }
     let crc = bytes.iter().fold(!0_u32, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (0_u32.wrapping_sub(crc & 1))))
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ (0xedb8_8320 & (0_u32.wrapping_sub(crc & 1)))
+        })
     });
     out.extend_from_slice(&(!crc).to_le_bytes());
     out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());

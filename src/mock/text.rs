@@ -7,9 +7,30 @@ use super::script::Script;
 use crate::dialect::{Dialect, ErrorText};
 
 const WORDS: [&str; 24] = [
-    "a", "stream", "of", "small", "words", "arrives", "one", "by", "one", "and", "nobody", "waits",
-    "模型", "逐字", "回答", "🙂", "\"quoted\"", "back\\slash", "line\nbreak", "naïve", "the",
-    "relay", "carries", "it",
+    "a",
+    "stream",
+    "of",
+    "small",
+    "words",
+    "arrives",
+    "one",
+    "by",
+    "one",
+    "and",
+    "nobody",
+    "waits",
+    "模型",
+    "逐字",
+    "回答",
+    "🙂",
+    "\"quoted\"",
+    "back\\slash",
+    "line\nbreak",
+    "naïve",
+    "the",
+    "relay",
+    "carries",
+    "it",
 ];
 
 /// One answer, frame by frame.
@@ -102,7 +123,9 @@ impl<'a> Answer<'a> {
             frames.push(String::from_utf8_lossy(&frame).into_owned());
         }
         let eol = self.script.eol;
-        let ends = |frame: String| if eol == "\n" { frame } else { frame.replace('\n', eol) };
+        let ends = |frame: String| {
+            if eol == "\n" { frame } else { frame.replace('\n', eol) }
+        };
         frames.into_iter().map(|frame| ends(frame).into_bytes()).collect()
     }
 
@@ -118,9 +141,7 @@ impl<'a> Answer<'a> {
             }
             format!("data: {chunk}\n\n")
         };
-        let delta = |delta: Value, finish: Value| {
-            json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish}])
-        };
+        let delta = |delta: Value, finish: Value| json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish}]);
         let role = delta(json!({"role": "assistant", "content": ""}), Value::Null);
         let mut frames = vec![chunk(role, Value::Null)];
         for token in &self.tokens {

@@ -32,23 +32,22 @@ impl Resolved {
         let resolved = Self { shared: Arc::new(Mutex::new(first)) };
         let weak = Arc::downgrade(&resolved.shared);
         let host = host.to_owned();
-        let spawned =
-            std::thread::Builder::new().name("resolver".into()).spawn(move || {
-                loop {
-                    let Some(shared) = weak.upgrade() else { return };
-                    let known = shared.lock().unwrap_or_else(PoisonError::into_inner).is_ok();
-                    drop(shared);
-                    std::thread::sleep(if known { REFRESH } else { RETRY });
-                    let answer = look_up(&host, port);
-                    let Some(shared) = weak.upgrade() else { return };
-                    let mut held = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                    match answer {
-                        Ok(addrs) => *held = Ok(addrs),
-                        Err(error) if held.is_err() => *held = Err(error.to_string()),
-                        Err(error) => log::warn!("refreshing {host:?} failed, kept: {error}"),
-                    }
+        let spawned = std::thread::Builder::new().name("resolver".into()).spawn(move || {
+            loop {
+                let Some(shared) = weak.upgrade() else { return };
+                let known = shared.lock().unwrap_or_else(PoisonError::into_inner).is_ok();
+                drop(shared);
+                std::thread::sleep(if known { REFRESH } else { RETRY });
+                let answer = look_up(&host, port);
+                let Some(shared) = weak.upgrade() else { return };
+                let mut held = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                match answer {
+                    Ok(addrs) => *held = Ok(addrs),
+                    Err(error) if held.is_err() => *held = Err(error.to_string()),
+                    Err(error) => log::warn!("refreshing {host:?} failed, kept: {error}"),
                 }
-            });
+            }
+        });
         if let Err(error) = spawned {
             log::error!("no resolver thread, names stay as they are: {error}");
         }

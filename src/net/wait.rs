@@ -17,7 +17,9 @@ pub fn poll_slot<F: Future>(
     if slot.is_none() {
         slot.set(Some(make()));
     }
-    let Some(future) = slot.as_mut().as_pin_mut() else { return Poll::Pending };
+    let Some(future) = slot.as_mut().as_pin_mut() else {
+        return Poll::Pending;
+    };
     let output = ready!(future.poll(cx));
     slot.set(None);
     Poll::Ready(output)
@@ -30,7 +32,9 @@ pub fn poll_deadline(
     deadline: Option<Instant>,
     cx: &mut Context<'_>,
 ) -> Poll<()> {
-    let Some(deadline) = deadline else { return Poll::Pending };
+    let Some(deadline) = deadline else {
+        return Poll::Pending;
+    };
     let armed = slot.as_ref().as_pin_ref().map(|sleep| sleep.get_ref().deadline());
     let wanted = monoio::time::Instant::from(deadline);
     if armed.is_none_or(|armed| armed > wanted) {

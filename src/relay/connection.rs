@@ -116,7 +116,11 @@ impl Connection {
                 Ok(Filled::More) => continue,
                 Ok(Filled::Nothing) => {}
                 Ok(Filled::Full) => {
-                    return Next::Refuse(431, "bad_request", "the request head is too large".into());
+                    return Next::Refuse(
+                        431,
+                        "bad_request",
+                        "the request head is too large".into(),
+                    );
                 }
                 Ok(Filled::Closed) | Err(_) => return Next::Over,
             }

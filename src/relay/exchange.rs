@@ -1,14 +1,14 @@
 //! One request with its response: admission, attempts, the head, the pump, the named end.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::Stage;
 use super::answer::{self, Own};
 use super::ask::{Answer, Ask};
 use super::connection::{After, Connection};
 use super::inbox::Inbox;
 use super::pump::{Pump, send_queued};
 use super::record::Record;
-use super::Stage;
 use crate::balance::retry::retry_after;
 use crate::clock;
 use crate::dialect::Dialect;
@@ -35,13 +35,8 @@ struct Lease {
 /// Runs one exchange; says what becomes of the connection.
 pub async fn run(connection: &mut Connection, head: RequestHead) -> After {
     let dialect = Dialect::from_request(head.path(), |name| head.field(name).is_some());
-    let record = Record::open(
-        &connection.core,
-        &connection.registration,
-        connection.peer,
-        &head,
-        dialect,
-    );
+    let record =
+        Record::open(&connection.core, &connection.registration, connection.peer, &head, dialect);
     let result = attempt_all(connection, &head, &record).await;
     let (outcome, after) = match result {
         Ok((outcome, after)) => (outcome, after),
@@ -119,11 +114,37 @@ fn check(connection: &Connection, head: &RequestHead) -> Result<(), Refusal> {
 
 fn marks(connection: &Connection) -> Marks {
     let plan = &connection.core.plan;
-    Marks {
-        high: plan.high_water_mark,
-        low: plan.low_water_mark,
-        frame_max: plan.frame_bytes_max,
+    Marks { high: plan.high_water_mark, low: plan.low_water_mark, frame_max: plan.frame_bytes_max }
+}
+
+/// The request's body on its way up, kept for another attempt.
+fn request_body(connection: &Connection, head: &RequestHead) -> Stream {
+    let chunked = head.framing() == BodyFraming::Chunked;
+    let outgoing = if chunked { Outgoing::Chunked } else { Outgoing::Plain };
+    let mut body = Stream::opaque(BodyDecoder::new(head.framing()), outgoing, marks(connection))
+        .keeping(REPLAY_BODY_BYTES_MAX);
+    if head.framing() == BodyFraming::None {
+        body.end();
     }
+    body
+}
+
+/// The wait before another attempt after this answer, or `None` to pass the answer on.
+fn wait_after(
+    connection: &Connection,
+    record: &Record,
+    answer: &Answer,
+    body: &Stream,
+) -> Option<Duration> {
+    let after = answer.head.field("retry-after");
+    let after = after.and_then(|value| retry_after(value, std::time::SystemTime::now()));
+    connection.core.retry.after_status(
+        answer.head.status(),
+        after,
+        record.attempts.get(),
+        body.kept().is_some(),
+        fastrand::f64(),
+    )
 }
 
 /// Makes attempts until one is answered and relayed, or none is left.
@@ -138,43 +159,29 @@ async fn attempt_all(
         core.metrics.admission_refused.inc();
         return Err(Refusal::new(503, Outcome::Overloaded, "the relay carries all it can"));
     };
-    let chunked = head.framing() == BodyFraming::Chunked;
-    let outgoing = if chunked { Outgoing::Chunked } else { Outgoing::Plain };
-    let mut body = Stream::opaque(BodyDecoder::new(head.framing()), outgoing, marks(connection))
-        .keeping(REPLAY_BODY_BYTES_MAX);
-    if head.framing() == BodyFraming::None {
-        body.end();
-    }
+    let mut body = request_body(connection, head);
     let request = encode_upstream_head(connection, head, record);
     let chain_deadline = clock::now() + CONNECT_CHAIN_TIMEOUT;
     loop {
         record.attempts.set(record.attempts.get() + 1);
         let attempt = attempt(connection, head, record, &mut body, &request, chain_deadline).await;
         peek_body(record, &body);
-        let replayable = body.kept().is_some();
-        let jitter = fastrand::f64();
-        let (wait, failure) = match attempt {
-            Ok((lease, answer)) => {
-                let after = answer.head.field("retry-after");
-                let after = after.and_then(|v| retry_after(v, std::time::SystemTime::now()));
-                let status = answer.head.status();
-                let attempts = record.attempts.get();
-                match core.retry.after_status(status, after, attempts, replayable, jitter) {
-                    Some(wait) => (wait, None),
-                    None => return Ok(relay(connection, head, record, body, lease, answer).await),
-                }
-            }
+        let wait = match attempt {
+            Ok((lease, answer)) => match wait_after(connection, record, &answer, &body) {
+                Some(wait) => wait,
+                None => return Ok(relay(connection, head, record, body, lease, answer).await),
+            },
             Err(failure) => {
-                let attempts = record.attempts.get();
-                let wait = core.retry.after_failure(&failure, attempts, replayable, jitter);
-                let Some(wait) = wait else { return Err(refusal(&failure, &body)) };
-                (wait, Some(failure))
+                log::debug!("{}: {failure}", record.live.request_id);
+                let (attempts, replayable) = (record.attempts.get(), body.kept().is_some());
+                let jitter = fastrand::f64();
+                match core.retry.after_failure(&failure, attempts, replayable, jitter) {
+                    Some(wait) => wait,
+                    None => return Err(refusal(&failure, &body)),
+                }
             }
         };
         core.metrics.retries.inc();
-        if let Some(failure) = &failure {
-            log::debug!("{}: trying again in {wait:?}: {failure}", record.live.request_id);
-        }
         if !wait.is_zero() {
             pause(connection, wait).await.map_err(|failure| refusal(&failure, &body))?;
         }
@@ -193,7 +200,7 @@ fn refusal(failure: &Failure, body: &Stream) -> Refusal {
 }
 
 /// Waits before the next attempt, watching the client.
-async fn pause(connection: &Connection, wait: std::time::Duration) -> Result<(), Failure> {
+async fn pause(connection: &Connection, wait: Duration) -> Result<(), Failure> {
     use std::future::poll_fn;
     use std::pin::pin;
     use std::task::Poll;
@@ -209,11 +216,7 @@ async fn pause(connection: &Connection, wait: std::time::Duration) -> Result<(),
                 Peer::Closed | Peer::Reset => {
                     let message = "the client left while a retry was waited for";
                     let outcome = Outcome::ClientGone;
-                    return Poll::Ready(Err(Failure::downstream(
-                        Phase::Connect,
-                        outcome,
-                        message,
-                    )));
+                    return Poll::Ready(Err(Failure::downstream(Phase::Connect, outcome, message)));
                 }
                 Peer::Quiet | Peer::Talking => watching = false,
             }
@@ -490,12 +493,7 @@ async fn pump(
 }
 
 /// Tells the client in-band what happened, where that is possible, before the abort.
-async fn tell(
-    connection: &Connection,
-    record: &Record,
-    stream: &mut Stream,
-    failure: &Failure,
-) {
+async fn tell(connection: &Connection, record: &Record, stream: &mut Stream, failure: &Failure) {
     record.error.replace(Some(failure.message.clone()));
     if failure.side == Side::Downstream {
         return;

@@ -124,23 +124,12 @@ mod tests {
 
     #[test]
     fn each_line_of_data_and_comment_gets_its_own() {
-        let data = |data| {
-            encoded(&EventText {
-                data: Some(data),
-                ..EventText::default()
-            })
-        };
-        assert_eq!(
-            data(b"a\nb\r\nc\rd"),
-            "data: a\ndata: b\ndata: c\ndata: d\n\n"
-        );
+        let data = |data| encoded(&EventText { data: Some(data), ..EventText::default() });
+        assert_eq!(data(b"a\nb\r\nc\rd"), "data: a\ndata: b\ndata: c\ndata: d\n\n");
         assert_eq!(data(b"\n"), "data: \ndata: \n\n");
         assert_eq!(data(b"\r\n\r"), "data: \ndata: \ndata: \n\n");
         assert_eq!(data(b""), "data: \n\n");
-        let comment = EventText {
-            comment: Some(b"a\n\ndata: b"),
-            ..EventText::default()
-        };
+        let comment = EventText { comment: Some(b"a\n\ndata: b"), ..EventText::default() };
         assert_eq!(encoded(&comment), ": a\n: \n: data: b\n\n");
     }
 
@@ -148,40 +137,16 @@ mod tests {
     fn what_would_be_read_otherwise_is_refused_and_leaves_no_trace() {
         let cases: &[(EventText<'_>, EncodeError)] = &[
             (
-                EventText {
-                    event: Some(b"a\nb"),
-                    ..EventText::default()
-                },
+                EventText { event: Some(b"a\nb"), ..EventText::default() },
                 EncodeError::LineEndInEvent,
             ),
             (
-                EventText {
-                    event: Some(b"a\r"),
-                    ..EventText::default()
-                },
+                EventText { event: Some(b"a\r"), ..EventText::default() },
                 EncodeError::LineEndInEvent,
             ),
-            (
-                EventText {
-                    id: Some(b"\n"),
-                    ..EventText::default()
-                },
-                EncodeError::LineEndInId,
-            ),
-            (
-                EventText {
-                    id: Some(b"1\r2"),
-                    ..EventText::default()
-                },
-                EncodeError::LineEndInId,
-            ),
-            (
-                EventText {
-                    id: Some(b"1\x002"),
-                    ..EventText::default()
-                },
-                EncodeError::NulInId,
-            ),
+            (EventText { id: Some(b"\n"), ..EventText::default() }, EncodeError::LineEndInId),
+            (EventText { id: Some(b"1\r2"), ..EventText::default() }, EncodeError::LineEndInId),
+            (EventText { id: Some(b"1\x002"), ..EventText::default() }, EncodeError::NulInId),
         ];
         for (event, error) in cases {
             let mut out = b"before".to_vec();

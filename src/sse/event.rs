@@ -38,15 +38,9 @@ impl<'a> Line<'a> {
             Some(colon) => {
                 let value = &line[colon + 1..];
                 let value = value.strip_prefix(b" ").unwrap_or(value);
-                Self::Field(Field {
-                    name: &line[..colon],
-                    value,
-                })
+                Self::Field(Field { name: &line[..colon], value })
             }
-            None => Self::Field(Field {
-                name: line,
-                value: b"",
-            }),
+            None => Self::Field(Field { name: line, value: b"" }),
         }
     }
 }
@@ -178,11 +172,7 @@ pub struct ParserFull {
 
 impl fmt::Display for ParserFull {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "a frame of the event stream is longer than {} bytes",
-            self.frame_bytes_max
-        )
+        write!(f, "a frame of the event stream is longer than {} bytes", self.frame_bytes_max)
     }
 }
 
@@ -227,9 +217,7 @@ impl Parser {
             self.take(taken, end.is_some(), messages);
         }
         if self.full {
-            return Err(ParserFull {
-                frame_bytes_max: self.frame_bytes_max,
-            });
+            return Err(ParserFull { frame_bytes_max: self.frame_bytes_max });
         }
         Ok(())
     }
@@ -271,10 +259,7 @@ impl Parser {
             self.last_event_id = id.to_vec();
         }
         let Some(data) = event.data else { return };
-        let name = event
-            .event
-            .filter(|name| !name.is_empty())
-            .unwrap_or(b"message");
+        let name = event.event.filter(|name| !name.is_empty()).unwrap_or(b"message");
         messages.push(Message {
             event: name.to_vec(),
             data: data.into_owned(),
@@ -286,11 +271,7 @@ impl Parser {
 /// `bytes` from the first byte that is not gap. A byte order mark is gap only at the start of a
 /// stream, which `fresh` says.
 pub(crate) fn skip_gap(bytes: &[u8], fresh: bool) -> &[u8] {
-    let bytes = if fresh {
-        bytes.strip_prefix(BOM).unwrap_or(bytes)
-    } else {
-        bytes
-    };
+    let bytes = if fresh { bytes.strip_prefix(BOM).unwrap_or(bytes) } else { bytes };
     let begin = bytes.iter().position(|byte| !matches!(byte, b'\n' | b'\r'));
     &bytes[begin.unwrap_or(bytes.len())..]
 }

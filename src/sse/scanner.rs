@@ -90,10 +90,7 @@ pub struct Scan {
 impl Scanner {
     /// A scanner at the start of a stream.
     pub const fn new() -> Self {
-        Self {
-            place: Place::Gap,
-            start: Start::Fresh,
-        }
+        Self { place: Place::Gap, start: Start::Fresh }
     }
 
     /// Whether the last byte seen ended a frame or belongs to a gap, so that another frame may
@@ -112,16 +109,10 @@ impl Scanner {
             Entry::Continued => (0, true),
             Entry::Begins(begin) => (begin, false),
             Entry::Gap(end) => {
-                return Scan {
-                    end,
-                    ..Scan::default()
-                };
+                return Scan { end, ..Scan::default() };
             }
         };
-        let mut found = Scan {
-            end: begin,
-            ..Scan::default()
-        };
+        let mut found = Scan { end: begin, ..Scan::default() };
         while let Some(end) = self.finish(bytes, begin) {
             found.frames += 1;
             found.last = begin;
@@ -163,19 +154,11 @@ impl Scanner {
                 return Entry::Gap(0);
             }
             if self.place == Place::Line {
-                return if begun {
-                    Entry::Continued
-                } else {
-                    Entry::Begins(0)
-                };
+                return if begun { Entry::Continued } else { Entry::Begins(0) };
             }
         }
         at = skip_line_ends(bytes, at);
-        if at == bytes.len() {
-            Entry::Gap(at)
-        } else {
-            Entry::Begins(at)
-        }
+        if at == bytes.len() { Entry::Gap(at) } else { Entry::Begins(at) }
     }
 
     /// Skips the byte order mark at the start of the stream, which may come byte by byte. If it
@@ -226,11 +209,7 @@ impl Scanner {
                 break;
             };
             at += length + 1;
-            place = if bytes[at - 1] == CR {
-                Place::LineStartAfterCr
-            } else {
-                Place::LineStart
-            };
+            place = if bytes[at - 1] == CR { Place::LineStartAfterCr } else { Place::LineStart };
         }
         self.place = place;
         None

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeMetric, NoLabelSet, text::encode,
-};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text::encode};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::{MetricType, TypedMetric};
@@ -96,8 +94,7 @@ impl Collector for Workers {
         let workers: Vec<(String, &WorkerMetrics)> =
             self.0.iter().enumerate().map(|(n, m)| (n.to_string(), m.as_ref())).collect();
         let version = [("version", env!("CARGO_PKG_VERSION"))];
-        let mut family =
-            encoder.encode_descriptor("build", "The build", None, MetricType::Info)?;
+        let mut family = encoder.encode_descriptor("build", "The build", None, MetricType::Info)?;
         family.encode_info(&version)?;
         for (name, help, pick) in COUNTERS {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -126,8 +123,7 @@ impl Collector for Workers {
         by_outcome(&mut encoder, &workers, "exchanges", "Exchanges by outcome", |m| &m.exchanges)?;
         by_outcome(&mut encoder, &workers, "streams", "Event streams by outcome", |m| &m.streams)?;
         let help = "Responses by class of status";
-        let mut family =
-            encoder.encode_descriptor("responses", help, None, MetricType::Counter)?;
+        let mut family = encoder.encode_descriptor("responses", help, None, MetricType::Counter)?;
         for (worker, metrics) in &workers {
             for (cell, class) in metrics.responses.iter().zip(["1xx", "2xx", "3xx", "4xx", "5xx"]) {
                 let labels = [("worker", worker.as_str()), ("class", class)];

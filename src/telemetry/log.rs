@@ -110,7 +110,9 @@ impl AccessLog {
         Self::start(move || Ok(Box::new(File::options().append(true).create(true).open(&path)?)))
     }
 
-    fn start(open: impl Fn() -> io::Result<Box<dyn Write + Send>> + Send + 'static) -> io::Result<(Self, Writer)> {
+    fn start(
+        open: impl Fn() -> io::Result<Box<dyn Write + Send>> + Send + 'static,
+    ) -> io::Result<(Self, Writer)> {
         let (to, from) = sync_channel(QUEUE_LINES_MAX);
         let first = open()?;
         let thread = std::thread::Builder::new()
@@ -127,7 +129,9 @@ impl AccessLog {
 
     /// Queues a line; false where it had to be dropped.
     pub fn write(&self, line: &AccessLine<'_>) -> bool {
-        let Some(queue) = &self.queue else { return true };
+        let Some(queue) = &self.queue else {
+            return true;
+        };
         let mut bytes = Vec::with_capacity(512);
         if serde_json::to_writer(&mut bytes, line).is_err() {
             return false;
@@ -200,7 +204,13 @@ impl log::Log for Stderr {
 
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
-            let text = record.args().to_string().escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'");
+            let text = record
+                .args()
+                .to_string()
+                .escape_debug()
+                .to_string()
+                .replace("\\\"", "\"")
+                .replace("\\'", "'");
             let time = timestamp(SystemTime::now());
             let _ = writeln!(io::stderr(), "{time} {:<5} millstream: {text}", record.level());
         }

@@ -39,7 +39,15 @@ pub fn table(streams: &[StreamInfo]) -> String {
         let age = s.started_ms_ago as f64 / 1000.0;
         out.push_str(&format!(
             "{:<32} {:<21} {:<10} {:<16} {age:>8.1} {:>10} {:>12} {:>8} {} {}\n",
-            s.request_id, s.client, s.state, s.dialect, s.frames, s.bytes, s.idle_ms, s.method, s.path
+            s.request_id,
+            s.client,
+            s.state,
+            s.dialect,
+            s.frames,
+            s.bytes,
+            s.idle_ms,
+            s.method,
+            s.path
         ));
     }
     out

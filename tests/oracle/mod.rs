@@ -78,9 +78,7 @@ pub(crate) fn interpret(stream: &[u8]) -> Outcome {
                 if !value.contains(&0) {
                     id = value.to_vec();
                 }
-            } else if name == b"retry"
-                && !value.is_empty()
-                && value.iter().all(u8::is_ascii_digit)
+            } else if name == b"retry" && !value.is_empty() && value.iter().all(u8::is_ascii_digit)
             {
                 let text = String::from_utf8(value.to_vec()).unwrap();
                 outcome.retry = Some(text.parse().unwrap_or(u64::MAX));
