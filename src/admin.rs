@@ -2,7 +2,7 @@
 //! of its own, so that a scrape takes nothing from a core; spoken by monoio-http.
 //!
 //! One request a connection: scrapers come seldom, and a connection that says nothing holds
-//! nothing for longer than [`REQUEST_TIMEOUT`].
+//! nothing for longer than ten seconds.
 
 use std::cell::Cell;
 use std::io;

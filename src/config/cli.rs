@@ -1,4 +1,5 @@
-//! The command line.
+//! The command line. Doc comments of flags are their help texts, so URLs in them stay bare.
+#![allow(rustdoc::bare_urls)]
 
 use std::net::SocketAddr;
 use std::time::Duration;
