@@ -215,6 +215,10 @@ impl Connection {
             self.respond_as(200, kind, "", &page).await?;
             return Ok(true);
         }
+        if matches!(head.method(), "GET" | "HEAD") && !head.accepts_event_stream() {
+            self.respond(404, "", "not found; see GET /mock\n").await?;
+            return Ok(true);
+        }
         if let Some((times, how)) = script.fail_first {
             let failed = {
                 let mut failed = self.mock.failed.borrow_mut();
