@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-/// The present moment. Costs one vDSO call (20 to 40 ns), so it is asked per wake-up, not per
+/// The present moment. Costs a vDSO call, so it is asked per wake-up, not per
 /// frame.
 #[inline]
 pub fn now() -> Instant {
