@@ -51,6 +51,8 @@ pub struct Failure {
     pub outcome: Outcome,
     /// Whether another try is safe.
     pub retryable: Retryable,
+    /// The status that tells it before a head was sent, where the outcome alone does not say.
+    pub told_as: Option<u16>,
     /// One line for the log and the client: what happened. Never holds credentials.
     pub message: String,
 }
@@ -63,6 +65,7 @@ impl Failure {
             phase,
             outcome,
             retryable: Retryable::Never,
+            told_as: None,
             message: message.into(),
         }
     }
@@ -74,8 +77,16 @@ impl Failure {
             phase,
             outcome,
             retryable: Retryable::Never,
+            told_as: None,
             message: message.into(),
         }
+    }
+
+    /// The same failure, told with this status.
+    #[must_use]
+    pub fn told_as(mut self, status: u16) -> Self {
+        self.told_as = Some(status);
+        self
     }
 
     /// The same failure, with another answer to whether it may be tried again.
@@ -87,6 +98,9 @@ impl Failure {
 
     /// The status that tells it before a head was sent (RFC 9110, section 15).
     pub const fn status(&self) -> u16 {
+        if let Some(status) = self.told_as {
+            return status;
+        }
         match self.outcome {
             Outcome::ConnectTimeout
             | Outcome::FirstByteTimeout

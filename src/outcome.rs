@@ -69,11 +69,6 @@ impl Outcome {
     pub const fn is_before_first_byte(self) -> bool {
         matches!(self, Self::UpstreamNoAnswer | Self::FirstByteTimeout)
     }
-
-    /// Whether the client received all there was.
-    pub const fn is_complete(self) -> bool {
-        matches!(self, Self::Done | Self::UpstreamClosed)
-    }
 }
 
 impl fmt::Display for Outcome {

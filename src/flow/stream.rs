@@ -333,11 +333,7 @@ impl Stream {
             return;
         }
         self.carried.bytes_out += payload;
-        if self.outgoing == Outgoing::Chunked {
-            let mut line = [0; LINE_BYTES_MAX];
-            let len = encode_chunk_line(payload as usize, &mut line);
-            self.buffer.push_line(&line[..len]);
-        }
+        self.begin_chunk(payload as usize);
         let mut whole = 0;
         for range in &mut self.pending {
             let end = range.end.min(boundary);
@@ -348,9 +344,7 @@ impl Stream {
             whole += usize::from(range.start == range.end);
         }
         self.pending.drain(..whole);
-        if self.outgoing == Outgoing::Chunked {
-            self.buffer.push_static(b"\r\n");
-        }
+        self.end_chunk();
         self.released = boundary;
         self.clean = false;
     }
@@ -392,14 +386,24 @@ impl Stream {
         if payload.is_empty() {
             return;
         }
+        self.begin_chunk(payload.len());
+        self.buffer.push_own(payload);
+        self.end_chunk();
+    }
+
+    /// What goes before so many bytes of payload.
+    fn begin_chunk(&mut self, bytes: usize) {
         if self.outgoing == Outgoing::Chunked {
             let mut line = [0; LINE_BYTES_MAX];
-            let len = encode_chunk_line(payload.len(), &mut line);
+            let len = encode_chunk_line(bytes, &mut line);
             self.buffer.push_line(&line[..len]);
-            self.buffer.push_own(payload);
+        }
+    }
+
+    /// What goes behind it.
+    fn end_chunk(&mut self) {
+        if self.outgoing == Outgoing::Chunked {
             self.buffer.push_static(b"\r\n");
-        } else {
-            self.buffer.push_own(payload);
         }
     }
 

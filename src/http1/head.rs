@@ -449,11 +449,6 @@ impl RequestHead {
         self.fields.all("accept").flat_map(list).any(is_event_stream)
     }
 
-    /// Whether a list field has this token.
-    pub fn has_token(&self, name: &str, token: &str) -> bool {
-        self.fields.has_token(name, token)
-    }
-
     /// Its size in bytes.
     pub fn bytes_len(&self) -> usize {
         self.fields.bytes.len()
@@ -513,11 +508,6 @@ impl ResponseHead {
     /// Whether another response follows (1xx).
     pub fn is_interim(&self) -> bool {
         self.status < 200
-    }
-
-    /// Whether a list field has this token.
-    pub fn has_token(&self, name: &str, token: &str) -> bool {
-        self.fields.has_token(name, token)
     }
 }
 

@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use super::inbox::{Filled, Inbox};
 use super::pump::send_queued;
-use super::record::Record;
 use super::{Core, Stage};
 use crate::clock;
 use crate::error::{Failure, Phase, Retryable};
@@ -42,8 +41,6 @@ pub struct Ask<'a> {
     pub interim: bool,
     /// The client waits for `100 Continue` before it sends its body.
     pub expects_continue: bool,
-    /// The account.
-    pub record: &'a Record,
 }
 
 /// How far the attempt has come.
@@ -183,7 +180,7 @@ impl Ask<'_> {
             if self.body.carried().bytes_in > self.core.plan.body_bytes_max {
                 let max = self.core.plan.body_bytes_max;
                 let message = format!("the request's body is larger than {max} bytes");
-                return Err(self.refused(message));
+                return Err(self.refused(message).told_as(413));
             }
             if self.body.is_ended() {
                 self.body.finish();

@@ -156,7 +156,6 @@ async fn attempt_all(
     check(connection, head)?;
     let core = std::rc::Rc::clone(&connection.core);
     let Some(_admission) = core.admit() else {
-        core.metrics.admission_refused.inc();
         return Err(Refusal::new(503, Outcome::Overloaded, "the relay carries all it can"));
     };
     let mut body = request_body(connection, head);
@@ -190,11 +189,7 @@ async fn attempt_all(
 }
 
 fn refusal(failure: &Failure, body: &Stream) -> Refusal {
-    let status = match failure.outcome {
-        Outcome::RequestRefused if failure.message.contains("larger than") => 413,
-        _ => failure.status(),
-    };
-    let mut refusal = Refusal::new(status, failure.outcome, failure.message.clone());
+    let mut refusal = Refusal::new(failure.status(), failure.outcome, failure.message.clone());
     refusal.body_read = body.is_ended() && failure.side != Side::Downstream;
     refusal
 }
@@ -289,7 +284,6 @@ async fn attempt(
         body,
         interim: head.version() == Version::Http11,
         expects_continue: head.expects_continue(),
-        record,
     };
     let answer = ask.run().await;
     if answer.is_err() {
@@ -463,7 +457,7 @@ async fn pump(
             }
         }
     }
-    let mut extra = !rest.is_empty();
+    let extra = !rest.is_empty();
     drop(rest);
     if let Some(fault) = fault {
         return Err(fault);
@@ -486,10 +480,10 @@ async fn pump(
         upstream_ready: false,
         blocked: false,
         watching: true,
+        extra,
     };
     pump.run().await?;
-    extra |= record.error.borrow().is_some();
-    Ok(extra)
+    Ok(pump.extra)
 }
 
 /// Tells the client in-band what happened, where that is possible, before the abort.

@@ -50,6 +50,8 @@ pub struct Pump<'a> {
     pub blocked: bool,
     /// The downstream is watched for leaving.
     pub watching: bool,
+    /// The upstream sent bytes behind its body: its connection is not used again.
+    pub extra: bool,
 }
 
 /// What woke the pump.
@@ -174,6 +176,7 @@ impl Pump<'_> {
         match received {
             Ok(0) => {}
             Ok(_) => {
+                self.extra = true;
                 self.record.error.replace(Some("upstream sent bytes behind its body".into()));
             }
             Err(error) => {

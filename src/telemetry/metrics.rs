@@ -142,7 +142,6 @@ pub struct WorkerMetrics {
     pub buffered_bytes: Gauge,
     pub buffers_in_use: Gauge,
     pub panics: Counter,
-    pub admission_refused: Counter,
     pub log_lines_dropped: Counter,
 }
 
@@ -185,7 +184,6 @@ impl WorkerMetrics {
             buffered_bytes: Gauge::default(),
             buffers_in_use: Gauge::default(),
             panics: Counter::default(),
-            admission_refused: Counter::default(),
             log_lines_dropped: Counter::default(),
         }
     }
