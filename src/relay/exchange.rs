@@ -8,7 +8,7 @@ use super::ask::{Answer, Ask};
 use super::connection::{After, Connection};
 use super::inbox::Inbox;
 use super::pump::{Pump, send_queued};
-use super::record::Record;
+use super::record::{Record, shown};
 use crate::balance::retry::retry_after;
 use crate::clock;
 use crate::dialect::Dialect;
@@ -256,7 +256,7 @@ fn peek_body(record: &Record, body: &Stream) {
         && kept.first().is_some_and(|byte| !byte.is_ascii_alphanumeric())
     {
         let seen = &kept[..kept.len().min(PEEK_BODY_BYTES_MAX)];
-        record.model.replace(peek(seen).model);
+        record.model.replace(peek(seen).model.as_deref().map(shown));
     }
 }
 
