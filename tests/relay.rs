@@ -450,3 +450,46 @@ fn the_admin_listener_tells() {
         assert_eq!(get("/healthz").head.status(), 200);
     });
 }
+
+#[test]
+fn a_client_that_leaves_while_the_upstream_is_connected_to_is_seen() {
+    for io in drivers() {
+        // A listener whose queue is full: further connections wait for an answer.
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+            .expect("a socket");
+        full.bind(&any.into()).expect("binds");
+        full.listen(0).expect("listens");
+        let addr = full.local_addr().expect("bound").as_socket().expect("an address");
+        let fill = || std::net::TcpStream::connect_timeout(&addr, Duration::from_millis(100));
+        let filling: Vec<_> = std::iter::from_fn(|| fill().ok()).take(64).collect();
+        assert!(filling.len() < 64, "the queue never filled");
+        let server = relay(addr, io, "");
+        let mut stream = connect(server.addresses[0]);
+        stream.write_all(chat(CHAT, "").as_bytes()).expect("sends");
+        eventually("it connects", || server.metrics[0].upstream_connects.get() == 1);
+        drop(stream);
+        assert_ended(&server, Outcome::ClientGone, 1);
+        stop(server);
+    }
+}
+
+#[test]
+fn interim_responses_that_nobody_reads_do_not_garble_the_answer() {
+    let hint = format!("HTTP/1.1 103 Early Hints\r\nLink: <{}>\r\n\r\n", "x".repeat(30_000));
+    let answer = hint.repeat(16) + "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+    let answer: &'static [u8] = answer.into_bytes().leak();
+    for io in drivers() {
+        let server = relay(scripted(answer), io, "");
+        let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+            .expect("a socket");
+        client.set_recv_buffer_size(4096).expect("sets");
+        client.connect(&server.addresses[0].into()).expect("connects");
+        let mut stream: std::net::TcpStream = client.into();
+        stream.write_all(chat(CHAT, "").as_bytes()).expect("sends");
+        eventually("the answer is there", || server.metrics[0].responses[1].get() == 1);
+        let got = read_response(&mut stream, "POST").expect("an answer");
+        assert_eq!((got.head.status(), got.text().as_str(), got.whole), (200, "hello", true));
+        stop(server);
+    }
+}
