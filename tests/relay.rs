@@ -493,3 +493,24 @@ fn interim_responses_that_nobody_reads_do_not_garble_the_answer() {
         stop(server);
     }
 }
+
+#[test]
+fn an_answer_that_comes_before_the_body_is_taken_gets_through() {
+    with_mock("", |_, relay, _| {
+        let target = format!("{CHAT}?mock_early=413");
+        let large = "x".repeat(8_000_000);
+        let request =
+            format!("POST {target} HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n", large.len());
+        let mut stream = connect(relay);
+        stream.write_all(request.as_bytes()).expect("sends");
+        let mut reading = stream.try_clone().expect("cloned");
+        let sending = std::thread::spawn(move || {
+            // The relay may close while this is under way.
+            let _ = stream.write_all(large.as_bytes());
+        });
+        let got = read_response(&mut reading, "POST").expect("an answer");
+        assert_eq!((got.head.status(), got.whole, got.head.keep_alive()), (413, true, false));
+        drop(reading);
+        sending.join().expect("no panic");
+    });
+}
