@@ -9,7 +9,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::mpsc::SyncSender;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use monoio::{FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder, time::TimeDriver};
 
@@ -28,6 +28,8 @@ const RING_ENTRIES: u32 = 4096;
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
 /// Wait after accept ran out of descriptors.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
+/// Time between two log lines about it.
+const EXHAUSTED_TOLD_EVERY: Duration = Duration::from_secs(10);
 /// Connections accepted before the streams have their turn.
 const ACCEPTS_PER_TURN: u32 = 64;
 
@@ -202,7 +204,7 @@ async fn accept(core: Rc<Core>, listener: TcpListener) {
         log::error!("worker {}: the listener cannot be watched", core.worker);
         return;
     };
-    let mut readable = pin!(None);
+    let (mut readable, mut told) = (pin!(None), None);
     loop {
         // What is in the backlog when the drain begins is still accepted and answered.
         poll_fn(|cx| {
@@ -224,9 +226,12 @@ async fn accept(core: Rc<Core>, listener: TcpListener) {
                 Accepted::Aborted => core.metrics.accept_errors.inc(),
                 Accepted::Exhausted(error) => {
                     core.metrics.accept_errors.inc();
-                    log::warn!(
-                        "accept: {error}; raise the descriptor limit or lower --max-streams"
-                    );
+                    if told.is_none_or(|told: Instant| told.elapsed() >= EXHAUSTED_TOLD_EVERY) {
+                        told = Some(clock::now());
+                        log::warn!(
+                            "accept: {error}; raise the descriptor limit or lower --max-streams"
+                        );
+                    }
                     monoio::time::sleep(EXHAUSTED_WAIT).await;
                     break;
                 }

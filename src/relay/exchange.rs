@@ -430,6 +430,7 @@ async fn pump(
     }
     let extra = !rest.is_empty();
     drop(rest);
+    timers.set_paused(now, !stream.wants_more() && !stream.is_ended());
     if let Some(fault) = fault {
         return Err(fault);
     }
