@@ -156,10 +156,11 @@ impl Core {
         self.connections.borrow().len()
     }
 
-    /// Looks after the pool; to be called now and then.
+    /// Looks after the pools of connections and of blocks; to be called now and then.
     pub fn sweep(&self, now: Instant) {
         let dropped = self.pool.sweep(now);
         self.note_pool(dropped);
+        crate::buf::trim();
         let usage = crate::buf::pool_usage();
         self.metrics.buffers_in_use.set(usage.blocks as i64);
         self.metrics.buffered_bytes.set(usage.bytes as i64);
