@@ -86,6 +86,8 @@ pub struct Stream {
     pending: Vec<Range<u64>>,
     paused: bool,
     ended: bool,
+    /// The end is queued: nothing may come behind it.
+    finished: bool,
     /// A copy of the payload, for sending it again.
     kept: Option<Kept>,
 }
@@ -126,6 +128,7 @@ impl Stream {
             pending: Vec::new(),
             paused: false,
             ended: false,
+            finished: false,
             kept: None,
         }
     }
@@ -152,6 +155,7 @@ impl Stream {
         self.pending.clear();
         self.clean = false;
         self.paused = false;
+        self.finished = false;
         self.push_frame(payload);
         if self.ended {
             self.finish();
@@ -232,7 +236,6 @@ impl Stream {
                     {
                         self.kept = None;
                     }
-                    self.carried.bytes_in += len as u64;
                     at += len;
                     if self.pending.len() == PENDING_RANGES_MAX {
                         // Positions mean nothing across a join: what may go out goes before it.
@@ -243,6 +246,7 @@ impl Stream {
                         self.join_pending();
                     }
                     self.hold(payload..first + at as u64);
+                    self.carried.bytes_in += len as u64;
                 }
                 Ok(Step::Framing(len)) => {
                     at += len;
@@ -279,16 +283,13 @@ impl Stream {
             self.release_clean(position);
         }
         self.release_to(boundary);
-        if self.held() > self.marks.frame_max || self.is_overlong() {
+        // What is held is counted with the framing in it: that takes memory too, and of a frame in
+        // tiny chunks with long extensions it is nearly all.
+        let held = (received - self.held_from(received)) as usize;
+        if held > self.marks.frame_max || self.is_overlong() {
             self.release_overlong();
         }
-        // A clean range yet to come is sent with its framing, so that is held as well.
-        let held_from = match self.pending.first() {
-            _ if self.clean && !self.ended => self.released,
-            Some(range) => range.start,
-            None => received,
-        };
-        self.buffer.hold_from(held_from);
+        self.buffer.hold_from(self.held_from(received));
         if self.buffer.queued() >= self.marks.high && !self.paused {
             self.paused = true;
             self.carried.pauses += 1;
@@ -358,8 +359,14 @@ impl Stream {
         }
     }
 
-    fn held(&self) -> usize {
-        self.pending.iter().map(|range| (range.end - range.start) as usize).sum()
+    /// The position from which received bytes are still wanted. A clean range yet to come is sent
+    /// with its framing, so that is held as well.
+    fn held_from(&self, received: u64) -> u64 {
+        match self.pending.first() {
+            _ if self.clean && !self.ended => self.released,
+            Some(range) => range.start,
+            None => received,
+        }
     }
 
     fn at_frame_boundary(&self) -> bool {
@@ -372,9 +379,9 @@ impl Stream {
     }
 
     /// Queues a frame of our own (heartbeat, error) between two frames. Returns false, and
-    /// queues nothing, while an over-long frame is on its way or the body has ended.
+    /// queues nothing, while an over-long frame is on its way or behind the end of the body.
     pub fn insert(&mut self, frame: &[u8]) -> bool {
-        if self.is_overlong() || self.events.is_none() || frame.is_empty() {
+        if self.is_overlong() || self.finished || self.events.is_none() || frame.is_empty() {
             return false;
         }
         self.push_frame(frame.into());
@@ -418,6 +425,7 @@ impl Stream {
         let end = self.pending.last().map_or(self.released, |range| range.end);
         self.release_to(end);
         self.buffer.hold_nothing();
+        self.finished = true;
         if self.outgoing == Outgoing::Chunked {
             self.buffer.push_static(b"0\r\n\r\n");
         }
@@ -670,6 +678,46 @@ mod tests {
             let payload = if outgoing == Outgoing::Chunked { unchunk(&out).0 } else { out };
             assert_eq!(payload, b"data: 1\n\n: beat\n\n");
         }
+    }
+
+    #[test]
+    fn nothing_of_our_own_comes_behind_the_end() {
+        let body = chunks(&[b"data: 1\n\n"], "");
+        let mut stream = chunked_events();
+        receive(&mut stream, &body).expect("in order");
+        stream.finish();
+        assert!(!stream.insert(b"data: {\"error\":{}}\n\n"));
+        assert_eq!(drain(&mut stream), body);
+    }
+
+    #[test]
+    fn framing_that_is_held_counts_as_held() {
+        let frame = [b"data: ".as_slice(), &[b'x'; 100], b"\n\n"].concat();
+        let parts: Vec<&[u8]> = frame.chunks(1).collect();
+        let body = chunks(&parts, &format!(";{}", "e".repeat(4000)));
+        let mut stream = chunked_events();
+        let (mut out, mut most) = (Vec::new(), 0);
+        for part in body.chunks(1000) {
+            receive(&mut stream, part).expect("in order");
+            out.extend(drain(&mut stream));
+            most = most.max(stream.buffer().footprint());
+        }
+        stream.finish();
+        out.extend(drain(&mut stream));
+        assert_eq!(unchunk(&out), (frame.clone(), true));
+        assert!(most <= 4 * 65_536, "{most} bytes of memory for a frame of {}", frame.len());
+    }
+
+    #[test]
+    fn every_payload_byte_counts_once_in_tiny_chunks_too() {
+        let payload = b"data: a\n\n".repeat(20);
+        let parts: Vec<&[u8]> = payload.chunks(1).collect();
+        let mut stream = chunked_events();
+        receive(&mut stream, &chunks(&parts, ";e")).expect("in order");
+        stream.finish();
+        drain(&mut stream);
+        let carried = stream.carried();
+        assert_eq!((carried.bytes_in, carried.bytes_out), (180, 180));
     }
 
     #[test]
