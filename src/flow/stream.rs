@@ -232,7 +232,6 @@ impl Stream {
                     {
                         self.kept = None;
                     }
-                    self.carried.bytes_in += len as u64;
                     at += len;
                     if self.pending.len() == PENDING_RANGES_MAX {
                         // Positions mean nothing across a join: what may go out goes before it.
@@ -242,6 +241,7 @@ impl Stream {
                         self.release_to(boundary.min(payload));
                         self.join_pending();
                     }
+                    self.carried.bytes_in += len as u64;
                     self.hold(payload..first + at as u64);
                 }
                 Ok(Step::Framing(len)) => {
