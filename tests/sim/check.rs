@@ -57,16 +57,23 @@ pub(crate) fn boundaries(stream: &[u8]) -> Vec<bool> {
     between
 }
 
+/// Bytes of the mark at the start of a stream; behind a frame of our own it is dropped.
+fn mark(payload: &[u8], inserts: &[(usize, &'static [u8])]) -> usize {
+    let behind = inserts.first().is_some_and(|(at, _)| *at == 0);
+    if behind && payload.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 }
+}
+
 /// The first `upto` bytes of `payload`, with the frames of our own where they were inserted.
 fn with_inserts(payload: &[u8], inserts: &[(usize, &'static [u8])], upto: usize) -> Vec<u8> {
-    let (mut out, mut at) = (Vec::new(), 0);
+    let skip = mark(payload, inserts);
+    let (mut out, mut at) = (Vec::new(), skip);
     for (offset, frame) in inserts {
         assert!(*offset <= upto, "a frame was inserted behind what was sent");
-        out.extend_from_slice(&payload[at..*offset]);
+        out.extend_from_slice(&payload[at..at.max(*offset)]);
         out.extend_from_slice(frame);
-        at = *offset;
+        at = at.max(*offset);
     }
-    out.extend_from_slice(&payload[at..upto]);
+    out.extend_from_slice(&payload[at..at.max(upto)]);
     out
 }
 
@@ -76,16 +83,20 @@ pub(crate) fn end(plan: &Plan, end: &End) {
         Outgoing::Plain => (end.out.clone(), end.failure.is_none()),
     };
     let between = boundaries(&plan.payload);
-    for (offset, frame) in &end.inserts {
+    let dropped = mark(&plan.payload, &end.inserts);
+    // Bytes sent, told as places in the payload.
+    let place = |(at, frame): &(usize, _)| (if *at == 0 { 0 } else { at + dropped }, *frame);
+    let inserts: Vec<(usize, &'static [u8])> = end.inserts.iter().map(place).collect();
+    for (offset, frame) in &inserts {
         assert!(between[*offset], "a heartbeat within a frame, at {offset}");
         assert_eq!(Some(*frame), plan.dialect.heartbeat());
     }
     outcome(plan, end);
     let Some(downstream) = end.failure else {
         assert!(ended, "a whole body must end");
-        assert_eq!(got.len(), with_inserts(&plan.payload, &end.inserts, plan.payload.len()).len());
-        assert!(got == with_inserts(&plan.payload, &end.inserts, plan.payload.len()));
-        assert_eq!(end.carried.bytes_out, plan.payload.len() as u64);
+        assert_eq!(got.len(), with_inserts(&plan.payload, &inserts, plan.payload.len()).len());
+        assert!(got == with_inserts(&plan.payload, &inserts, plan.payload.len()));
+        assert_eq!(end.carried.bytes_out, (plan.payload.len() - dropped) as u64);
         return;
     };
     // A client may have the whole body and the stream still end late, but then the end is true.
@@ -98,7 +109,7 @@ pub(crate) fn end(plan: &Plan, end: &End) {
         true => received,
         false => (0..=received).rev().find(|at| between[*at]).unwrap_or(0),
     };
-    let mut expected = with_inserts(&plan.payload, &end.inserts, upto);
+    let mut expected = with_inserts(&plan.payload, &inserts, upto);
     assert_eq!(end.error_frame.is_some(), !(downstream || end.overlong_at_end || end.finished));
     expected.extend_from_slice(end.error_frame.as_deref().unwrap_or_default());
     if downstream || end.left > 0 {
