@@ -5,6 +5,7 @@ import asyncio
 
 import dashscope
 from dashscope.aigc.generation import AioGeneration, Generation
+from dashscope.api_entities.aio_session import close_shared_aio_session
 from dashscope.api_entities.http_request import close_shared_sync_session
 
 from checks import LONG, RELAY, SILENCE, check, sees_heartbeat, sees_leaving
@@ -20,7 +21,10 @@ def stream(incremental=True, **headers):
 async def aio_stream(**headers):
     answers = await AioGeneration.call(
         **ASK, stream=True, incremental_output=True, headers=headers)
-    return [answer async for answer in answers]
+    try:
+        return [answer async for answer in answers]
+    finally:
+        await close_shared_aio_session()
 
 
 def text_of(answers):
