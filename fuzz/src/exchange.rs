@@ -131,9 +131,9 @@ impl Run {
                 self.beats += 1;
                 self.insert(format!(": beat {}\n\n", self.beats).as_bytes());
             }
-            10 if choices.byte() % 4 == 0 => self.fail(),
+            10 if choices.byte().is_multiple_of(4) => self.fail(),
             10 => self.stream.settle(),
-            _ if self.framing == BodyFraming::Chunked && choices.byte() % 4 == 0 => {
+            _ if self.framing == BodyFraming::Chunked && choices.byte().is_multiple_of(4) => {
                 self.wire.extend_from_slice(b"0\r\nA: b\r\n\r\n");
             }
             _ => self.restart(),

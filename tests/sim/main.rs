@@ -40,7 +40,7 @@ fn every_schedule_keeps_the_bytes_the_marks_and_the_deadlines() {
         None => 0..from_env("SIM_SEEDS").unwrap_or(SEEDS),
     };
     let alone = seeds.end - seeds.start == 1;
-    let mut seen = vec![0_u64; Outcome::COUNT];
+    let mut seen = [0_u64; Outcome::COUNT];
     let (mut pauses, mut heartbeats, mut errors, mut overlong) = (0, 0, 0, 0);
     for seed in seeds {
         let Ok(end) = catch_unwind(AssertUnwindSafe(|| run(seed))) else {
