@@ -17,7 +17,7 @@ use crate::dialect::Dialect;
 use crate::dialect::ErrorText;
 use crate::error::{Failure, Phase, Side};
 use crate::flow::stream::{Outgoing, Stream};
-use crate::flow::timers::{Timeouts, Timers};
+use crate::flow::timers::Timers;
 use crate::http1::Version;
 use crate::http1::body::BodyDecoder;
 use crate::http1::forward::{ForwardResponse, encode_response};
@@ -170,7 +170,7 @@ async fn begin(
         from_close: from == BodyFraming::Close,
         to_close: shape.framing == BodyFraming::Close,
     };
-    let timers = timers(connection, record, &stream);
+    let timers = Timers::new(&core.timeouts, record.started(), clock::now(), events);
     let mut response =
         Response { upstream, stream, timers, framing, extra: false, _admission: admission };
     match response.take(record, answer.rest) {
@@ -206,18 +206,6 @@ impl Response {
         record.carried(now, stream.carried());
         Ok(())
     }
-}
-
-fn timers(connection: &Connection, record: &Record, stream: &Stream) -> Timers {
-    let plan = &connection.core.plan;
-    let timeouts = Timeouts {
-        first_byte: plan.first_byte_timeout,
-        idle: plan.idle_timeout,
-        stream: plan.stream_timeout,
-        write: plan.write_timeout,
-        heartbeat: plan.heartbeat.filter(|_| stream.is_events()),
-    };
-    Timers::new(timeouts, record.started(), clock::now())
 }
 
 /// The whole body has gone down.

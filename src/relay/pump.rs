@@ -68,8 +68,8 @@ impl Pump<'_> {
     /// # Errors
     /// Why the response could not be carried to its end.
     pub async fn run(&mut self) -> Result<(), Failure> {
-        let (upstream, downstream) = (self.upstream, self.downstream);
-        let (mut readable, mut writable) = (pin!(None), pin!(None));
+        // The wait for room is rare and long; the others are always there.
+        let (mut readable, mut writable) = (pin!(None), None);
         let mut stirred = pin!(None);
         loop {
             let now = clock::now();
@@ -81,6 +81,7 @@ impl Pump<'_> {
             let paused = !self.stream.wants_more();
             self.timers.set_paused(now, paused);
             self.record.live.state.set(if paused { "paused" } else { "streaming" });
+            let (upstream, downstream) = (self.upstream, self.downstream);
             let woken = poll_fn(|cx| {
                 let mut woken = Woken::default();
                 let mut ready = self.core.stage() == Stage::Ending;
@@ -90,11 +91,11 @@ impl Pump<'_> {
                     self.upstream_ready = true;
                     ready = true;
                 }
-                if self.blocked
-                    && poll_slot(writable.as_mut(), || downstream.writable(), cx).is_ready()
-                {
-                    self.blocked = false;
-                    ready = true;
+                if self.blocked {
+                    let room = writable.get_or_insert_with(|| Box::pin(downstream.writable()));
+                    if room.as_mut().poll(cx).is_ready() {
+                        (writable, self.blocked, ready) = (None, false, true);
+                    }
                 }
                 if self.watching
                     && poll_slot(stirred.as_mut(), || downstream.readable(), cx).is_ready()

@@ -25,7 +25,6 @@ pub struct Live {
     client: SocketAddr,
     method: Box<str>,
     path: Box<str>,
-    upstream: Box<str>,
     worker: usize,
     started: Instant,
     /// What it is doing.
@@ -38,7 +37,7 @@ pub struct Live {
 
 impl Live {
     /// What `/streams` shows.
-    pub fn info(&self, now: Instant) -> StreamInfo {
+    pub fn info(&self, now: Instant, upstream: &str) -> StreamInfo {
         let carried = self.carried.get();
         let since = self.last_frame.get().unwrap_or(self.started);
         StreamInfo {
@@ -48,7 +47,7 @@ impl Live {
             path: self.path.to_string(),
             dialect: self.dialect.get().as_str().to_owned(),
             state: self.state.get().to_owned(),
-            upstream: self.upstream.to_string(),
+            upstream: upstream.to_owned(),
             started_ms_ago: millis(now - self.started),
             frames: carried.frames,
             bytes: carried.bytes_out,
@@ -102,7 +101,6 @@ impl Record {
             client,
             method: shown(head.method()),
             path: shown(head.path()),
-            upstream: core.endpoint.authority.as_str().into(),
             worker: core.worker,
             started: clock::now(),
             state: Cell::new("connecting"),
