@@ -257,3 +257,61 @@ fn request_id(head: &RequestHead) -> Box<str> {
         _ => format!("{:032x}", fastrand::u128(..)).into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::config::cli::{Cli, Command};
+    use crate::config::plan::Plan;
+    use crate::http1::Status;
+    use crate::http1::head::parse_request;
+    use crate::net::resolver::Resolved;
+    use crate::relay::CoreParts;
+    use crate::telemetry::log::AccessLog;
+    use crate::telemetry::metrics::WorkerMetrics;
+
+    fn core() -> Rc<Core> {
+        let words = ["millstream", "serve", "--upstream", "http://127.0.0.1:1"];
+        let cli = Cli::try_parse_from(words).expect("parses");
+        let Command::Serve(args) = cli.command else { panic!("not serve") };
+        let plan = Plan::from_args(&args, 20_000, 1).expect("valid");
+        Core::new(CoreParts {
+            worker: 0,
+            addresses: Resolved::start(&plan.upstream.host, plan.upstream.port),
+            endpoint: plan.upstream,
+            plan: plan.exchange,
+            metrics: std::sync::Arc::new(WorkerMetrics::new()),
+            access: AccessLog::off().0,
+            streams_max: 1,
+        })
+    }
+
+    #[test]
+    fn an_exchange_that_unwinds_is_accounted_for_once_and_gives_its_place_back() {
+        let core = core();
+        let bytes = b"POST /v1/messages HTTP/1.1\r\nHost: a\r\n\r\n";
+        let Ok(Status::Complete((head, _))) = parse_request(bytes, &mut 0) else {
+            panic!("does not parse");
+        };
+        let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let registration = core.register();
+            let client = SocketAddr::from(([127, 0, 0, 1], 1));
+            let record = Record::open(&core, &registration, client, &head, Dialect::Anthropic);
+            let _place = core.admit().expect("there is room");
+            assert!(core.admit().is_none(), "for one");
+            record.stream.set(true);
+            panic!("a fault, as this test wants it");
+        }));
+        assert!(unwound.is_err());
+        let metrics = &core.metrics;
+        for (index, exchanges) in metrics.exchanges.iter().enumerate() {
+            let expected = u64::from(index == Outcome::Panicked as usize);
+            assert_eq!((exchanges.get(), metrics.streams[index].get()), (expected, expected));
+        }
+        assert_eq!((core.connections(), core.snapshot(clock::now()).len()), (0, 0));
+        assert_eq!((metrics.connections_active.get(), metrics.streams_active.get()), (0, 0));
+        assert!(core.admit().is_some(), "the place is free again");
+    }
+}
