@@ -19,7 +19,9 @@ use crate::flow::stream::{Marks, Outgoing, Stream};
 use crate::flow::timers::{Timeouts, Timers};
 use crate::http1::Version;
 use crate::http1::body::BodyDecoder;
-use crate::http1::forward::{ForwardRequest, ForwardResponse, encode_request, encode_response};
+use crate::http1::forward::{
+    ForwardRequest, ForwardResponse, encode_request, encode_response, ends_here,
+};
 use crate::http1::head::{BodyFraming, RequestHead};
 use crate::limits::{
     ABORT_DELAY, CONNECT_CHAIN_TIMEOUT, PEEK_BODY_BYTES_MAX, REPLAY_BODY_BYTES_MAX,
@@ -74,7 +76,11 @@ async fn refuse(
     if refusal.outcome == Outcome::ClientGone {
         return (refusal.outcome, After::Abort);
     }
-    let keep = refusal.body_read && head.keep_alive() && connection.core.stage() == Stage::Serving;
+    // A 1.0 client keeps a connection only where the answer says so, and ours does not.
+    let keep = refusal.body_read
+        && head.keep_alive()
+        && head.version() == Version::Http11
+        && connection.core.stage() == Stage::Serving;
     let own = Own {
         status: refusal.status,
         code: refusal.outcome.as_str(),
@@ -97,6 +103,10 @@ fn check(connection: &Connection, head: &RequestHead) -> Result<(), Refusal> {
     let core = &connection.core;
     if head.method() == "CONNECT" {
         let message = "CONNECT is not carried: this relay is a gateway, not a tunnel";
+        return Err(Refusal::new(501, Outcome::RequestRefused, message));
+    }
+    if ends_here(head) {
+        let message = "Max-Forwards ends here, and this relay answers no such request itself";
         return Err(Refusal::new(501, Outcome::RequestRefused, message));
     }
     let upgrade = head.field("upgrade").unwrap_or_default();
@@ -395,6 +405,7 @@ fn response_head(
         request_id: &record.live.request_id,
         version: head.version(),
         head_only_length: announced.filter(|_| shape.framing == BodyFraming::None),
+        received: std::time::SystemTime::now(),
     };
     let mut out = Vec::new();
     encode_response(&answer.head, &forward, &mut out);
