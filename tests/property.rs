@@ -301,6 +301,7 @@ fn run(seed: u64, addr: SocketAddr, kept: &mut Option<TcpStream>) {
     in_pieces(&mut case.rng, &request, &mut stream).expect("sends");
     let head = head(&mut stream).expect("a head");
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert!(case.old || field(&head, "connection").is_none(), "{head}");
     let length = field(&head, "content-length");
     let of_length = case.framing == Framing::Length && !case.events;
     assert_eq!(length.is_some(), of_length, "{head}");

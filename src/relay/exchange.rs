@@ -135,7 +135,8 @@ fn request_body(connection: &Connection, head: &RequestHead) -> Stream {
     let outgoing = if chunked { Outgoing::Chunked } else { Outgoing::Plain };
     let mut body = Stream::opaque(BodyDecoder::new(head.framing()), outgoing, marks(connection))
         .keeping(REPLAY_BODY_BYTES_MAX);
-    if head.framing() == BodyFraming::None {
+    // A length of 0 brings no byte that would tell its end.
+    if body.nothing_to_come() {
         body.end();
     }
     body
