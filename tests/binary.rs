@@ -382,8 +382,10 @@ fn the_access_log_has_one_line_an_exchange_and_never_a_credential() {
         assert_eq!(ask(&format!("{CHAT}?mock_fail_first=9:close&mock_key={}", flag(io)), ""), 502);
         assert_eq!(ask(CHAT, "Upgrade: websocket\r\nConnection: upgrade\r\n"), 501);
         assert_eq!(ask("http://user-SECRET10.example/v1/messages", ""), 200);
+        let unfit = format!("POST / HTTP/1.1\r\n{FIELDS}\r\n");
+        assert_eq!(support::ask(relay.addr, &unfit).expect("an answer").head.status(), 400);
         let lines = || std::fs::read_to_string(&path).expect("readable").lines().count();
-        eventually("all seven are accounted for", || lines() == 7);
+        eventually("all eight are accounted for", || lines() == 8);
         let moved = path.with_extension("old");
         std::fs::rename(&path, &moved).expect("moves");
         relay.signal(Signal::HUP);
@@ -420,13 +422,14 @@ fn assert_lines(old: &str, new: &str) {
             "upstream_no_answer",
             "request_refused",
             "done",
+            "request_refused",
             "client_gone"
         ]
     );
     assert_eq!(new.lines().count(), 1, "what came after the reopening: {new}");
     assert_eq!(lines[1]["request_id"], "mine");
     assert_eq!((&lines[0]["path"], &lines[0]["model"]), (&CHAT.into(), &"m-1".into()));
-    assert_eq!(lines[3]["status"], 429);
+    assert_eq!((&lines[3]["status"], &lines[7]["status"]), (&429.into(), &400.into()));
     let keys = |line: &serde_json::Value| line.as_object().expect("an object").len();
     assert!(lines.iter().all(|line| keys(line) == 23), "every line has every key");
 }

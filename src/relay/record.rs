@@ -232,6 +232,45 @@ impl Record {
     }
 }
 
+/// Accounts for bytes that never became a request: there is no head that would tell more.
+pub(super) fn refused(core: &Core, client: SocketAddr, status: u16, outcome: Outcome, why: &str) {
+    let metrics = &core.metrics;
+    metrics.requests.inc();
+    metrics.exchanges[outcome as usize].inc();
+    metrics.responses[usize::from(status / 100).clamp(1, 5) - 1].inc();
+    if !core.access.enabled() {
+        return;
+    }
+    let line = AccessLine {
+        time: SystemTime::now(),
+        request_id: "-",
+        client,
+        method: "-",
+        path: "-",
+        status,
+        dialect: Dialect::Generic.as_str(),
+        model: None,
+        outcome: outcome.as_str(),
+        attempts: 0,
+        reused: false,
+        stream: false,
+        frames: 0,
+        bytes_in: 0,
+        bytes_out: 0,
+        first_byte_ms: None,
+        first_frame_ms: None,
+        duration_ms: 0.0,
+        longest_gap_ms: None,
+        pauses: 0,
+        heartbeats: 0,
+        worker: core.worker,
+        error: Some(why),
+    };
+    if !core.access.write(&line) {
+        metrics.log_lines_dropped.inc();
+    }
+}
+
 impl Drop for Record {
     fn drop(&mut self) {
         // Only an unwinding task comes here with an open account.

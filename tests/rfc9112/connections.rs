@@ -370,3 +370,17 @@ fn rfc9112_6_3_a_request_of_length_0_keeps_both_connections() {
         }
     });
 }
+
+#[test]
+fn rfc9110_15_5_9_a_head_that_does_not_come_is_408_and_silence_is_no_request() {
+    through("--head-timeout 200ms", &[Keep(OK)], |between| {
+        let mut stream = between.send("GET / HTTP/1.1\r\nHost: a\r\n");
+        let answer = message(&mut stream, true).expect("an answer");
+        assert_eq!((answer.status(), answer.field("connection")), (408, Some("close")));
+        assert_closed(stream);
+        assert_closed(between.send(""));
+        between.assert_ended(Outcome::RequestTimeout, 1);
+        between.assert_ended(Outcome::RequestRefused, 0);
+        between.assert_unasked();
+    });
+}
