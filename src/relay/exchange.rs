@@ -98,7 +98,11 @@ async fn refuse(
     if refusal.outcome == Outcome::ClientGone {
         return (refusal.outcome, After::Abort);
     }
-    let keep = refusal.body_read && head.keep_alive() && connection.core.stage() == Stage::Serving;
+    // A 1.0 client keeps a connection only where the answer says so, and ours does not.
+    let keep = refusal.body_read
+        && head.keep_alive()
+        && head.version() == Version::Http11
+        && connection.core.stage() == Stage::Serving;
     let own = Own {
         status: refusal.status,
         code: refusal.outcome.as_str(),
@@ -268,6 +272,7 @@ fn response_head(
         request_id: &record.live.request_id,
         version: head.version(),
         head_only_length: announced.filter(|_| shape.framing == BodyFraming::None),
+        received: std::time::SystemTime::now(),
     };
     let mut out = Vec::new();
     encode_response(&answer.head, &forward, &mut out);

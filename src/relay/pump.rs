@@ -12,7 +12,6 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::pin;
-use std::task::Poll;
 use std::time::Instant;
 
 use super::inbox::{Filled, Inbox};
@@ -25,7 +24,7 @@ use crate::flow::timers::{Due, Timers};
 use crate::http1::body::Eof;
 use crate::limits::{READS_PER_TURN_MAX, WRITE_SLICES_MAX};
 use crate::net::stream::{Peer, Transport};
-use crate::net::wait::poll_slot;
+use crate::net::wait::{GiveWay, poll_slot};
 use crate::outcome::Outcome;
 
 /// Everything one response needs while it is pumped.
@@ -56,12 +55,6 @@ pub struct Pump<'a> {
     pub extra: bool,
 }
 
-/// What woke the pump.
-#[derive(Clone, Copy, Default)]
-struct Woken {
-    downstream_stirred: bool,
-}
-
 impl Pump<'_> {
     /// Pumps until the body is over and sent, or a failure.
     ///
@@ -70,7 +63,7 @@ impl Pump<'_> {
     pub async fn run(&mut self) -> Result<(), Failure> {
         // The wait for room is rare and long; the others are always there.
         let (mut readable, mut writable) = (pin!(None), None);
-        let mut stirred = pin!(None);
+        let (mut stirred, mut give_way) = (pin!(None), GiveWay::default());
         loop {
             let now = clock::now();
             if self.turn(now)? {
@@ -82,8 +75,8 @@ impl Pump<'_> {
             self.timers.set_paused(now, paused);
             self.record.live.state.set(if paused { "paused" } else { "streaming" });
             let (upstream, downstream) = (self.upstream, self.downstream);
-            let woken = poll_fn(|cx| {
-                let mut woken = Woken::default();
+            let mut client_stirred = false;
+            poll_fn(|cx| {
                 let mut ready = self.core.stage() == Stage::Ending;
                 if self.stream.wants_more()
                     && poll_slot(readable.as_mut(), || upstream.readable(), cx).is_ready()
@@ -100,24 +93,23 @@ impl Pump<'_> {
                 if self.watching
                     && poll_slot(stirred.as_mut(), || downstream.readable(), cx).is_ready()
                 {
-                    woken.downstream_stirred = true;
-                    ready = true;
+                    (client_stirred, ready) = (true, true);
                 }
                 let deadline = self.timers.next().map(|(at, _)| at);
                 ready |= self.registration.poll_deadline(deadline).is_ready();
-                if ready { Poll::Ready(woken) } else { Poll::Pending }
+                give_way.poll(ready, cx)
             })
             .await;
-            self.woke(woken)?;
+            self.woke(client_stirred)?;
         }
     }
 
     /// Deals with what woke the pump, apart from bytes to move.
-    fn woke(&mut self, woken: Woken) -> Result<(), Failure> {
+    fn woke(&mut self, client_stirred: bool) -> Result<(), Failure> {
         if self.core.stage() == Stage::Ending {
             return Err(failure(Outcome::Drained, "the relay is shutting down"));
         }
-        if woken.downstream_stirred {
+        if client_stirred {
             self.look_downstream()?;
         }
         let now = clock::now();
