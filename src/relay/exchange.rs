@@ -58,9 +58,8 @@ pub async fn run(connection: &mut Connection, head: Box<RequestHead>) -> After {
         Record::open(&connection.core, &connection.registration, connection.peer, &head, dialect);
     let (outcome, after) = match Box::pin(begin(connection, head, &record)).await {
         Ok(mut response) => {
-            let Connection { core, registration, transport, inbox, .. } = &mut *connection;
+            let Connection { registration, transport, inbox, .. } = &mut *connection;
             let mut pump = Pump {
-                core,
                 registration,
                 upstream: &response.upstream,
                 downstream: transport,

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use super::inbox::{Filled, Inbox};
 use super::record::Record;
-use super::{Core, Registration, Stage};
+use super::{Registration, Stage};
 use crate::clock;
 use crate::error::{Failure, Phase};
 use crate::flow::stream::Stream;
@@ -29,8 +29,6 @@ use crate::outcome::Outcome;
 
 /// Everything one response needs while it is pumped.
 pub struct Pump<'a> {
-    /// The core it runs on.
-    pub core: &'a Core,
     /// The connection's entry in the core.
     pub registration: &'a Registration,
     /// The provider's side.
@@ -77,7 +75,7 @@ impl Pump<'_> {
             let (upstream, downstream) = (self.upstream, self.downstream);
             let mut client_stirred = false;
             poll_fn(|cx| {
-                let mut ready = self.core.stage() == Stage::Ending;
+                let mut ready = self.registration.core.stage() == Stage::Ending;
                 if self.stream.wants_more()
                     && poll_slot(readable.as_mut(), || upstream.readable(), cx).is_ready()
                 {
@@ -106,7 +104,7 @@ impl Pump<'_> {
 
     /// Deals with what woke the pump, apart from bytes to move.
     fn woke(&mut self, client_stirred: bool) -> Result<(), Failure> {
-        if self.core.stage() == Stage::Ending {
+        if self.registration.core.stage() == Stage::Ending {
             return Err(failure(Outcome::Drained, "the relay is shutting down"));
         }
         if client_stirred {
@@ -213,7 +211,7 @@ impl Pump<'_> {
                 self.blocked = self.stream.buffer().queued() > 0;
                 self.timers.wrote(now, self.blocked);
                 if sent.resumed {
-                    self.core.metrics.resumes.inc();
+                    self.registration.core.metrics.resumes.inc();
                     self.upstream_ready = true;
                 }
                 Ok(())
@@ -240,7 +238,7 @@ impl Pump<'_> {
     fn look_downstream(&mut self) -> Result<(), Failure> {
         match self.downstream.peer() {
             Peer::Quiet => Ok(()),
-            Peer::Closed if self.core.plan.half_close => {
+            Peer::Closed if self.registration.core.plan.half_close => {
                 // From here on only a reset or a failing write shows that it left.
                 self.watching = false;
                 Ok(())

@@ -66,7 +66,6 @@ pub struct Record {
     core: Rc<Core>,
     /// The visible part.
     pub live: Rc<Live>,
-    time: SystemTime,
     /// Attempts made so far.
     pub attempts: Cell<u32>,
     /// The last attempt used a pooled connection.
@@ -113,7 +112,6 @@ impl Record {
         Self {
             core: Rc::clone(core),
             live,
-            time: SystemTime::now(),
             attempts: Cell::new(0),
             reused: Cell::new(false),
             status: Cell::new(0),
@@ -200,7 +198,7 @@ impl Record {
         let (model, error) = (self.model.borrow(), self.error.borrow());
         let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         let line = AccessLine {
-            time: self.time,
+            time: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
             request_id: &self.live.request_id,
             client: self.live.client,
             method: &self.live.method,
