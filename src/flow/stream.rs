@@ -153,12 +153,19 @@ impl Stream {
         self.kept.as_ref().map(|kept| kept.payload.as_slice())
     }
 
-    /// Begins again for another receiver: what was queued is forgotten, and the payload so far is
-    /// queued afresh. Without a copy it does nothing and returns false.
-    pub fn restart(&mut self) -> bool {
+    /// Queues the message's head before its body, so that both go in one write.
+    pub fn begin(&mut self, head: Box<[u8]>) {
+        debug_assert_eq!(self.buffer.queued(), 0);
+        self.buffer.push_own(head);
+    }
+
+    /// Begins again for another receiver: what was queued is forgotten, `head` and the payload so
+    /// far are queued afresh. Without a copy it does nothing and returns false.
+    pub fn restart(&mut self, head: Box<[u8]>) -> bool {
         let Some(kept) = &self.kept else { return false };
         let payload: Box<[u8]> = kept.payload.as_slice().into();
         self.buffer.clear();
+        self.buffer.push_own(head);
         self.pending.clear();
         self.clean = false;
         self.paused = false;

@@ -236,6 +236,9 @@ impl WriteBuffer {
 
     /// Queues bytes of our own.
     pub fn push_own(&mut self, bytes: Box<[u8]>) {
+        if bytes.is_empty() {
+            return;
+        }
         self.queued += bytes.len();
         push_lean(&mut self.pieces, Piece::Own { bytes, start: 0 });
     }
@@ -246,8 +249,10 @@ impl WriteBuffer {
         if self.pieces.len() != 1 {
             return None;
         }
-        let Some(Piece::Raw { start, end }) = self.pieces.front() else {
-            return None;
+        let (start, end) = match self.pieces.front()? {
+            Piece::Raw { start, end } => (start, end),
+            Piece::Own { bytes, start } => return Some(&bytes[*start as usize..]),
+            Piece::Line { .. } | Piece::Static(_) => return None,
         };
         let segment = self.segments.iter().find(|segment| *start < segment.end())?;
         if *end > segment.end() {

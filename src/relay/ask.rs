@@ -36,9 +36,7 @@ pub struct Ask<'a> {
     pub inbox: &'a mut Inbox,
     /// Where the end of an interim response goes that the client does not take at once.
     pub unsent: &'a mut Vec<u8>,
-    /// The request's head as it goes up.
-    pub head: &'a [u8],
-    /// The request's body on its way up.
+    /// The request on its way up: its head is queued, its body comes behind it.
     pub body: &'a mut Stream,
     /// Interim responses may be passed down (HTTP/1.1 clients).
     pub interim: bool,
@@ -48,7 +46,6 @@ pub struct Ask<'a> {
 
 /// How far the attempt has come.
 struct Progress {
-    head_sent: usize,
     /// Response bytes: heads, then the body's beginning.
     answer: Inbox,
     searched: usize,
@@ -81,7 +78,6 @@ impl Ask<'_> {
         let mut stirred = pin!(None);
         let mut give_way = GiveWay::default();
         let mut progress = Progress {
-            head_sent: 0,
             answer: Inbox::default(),
             searched: 0,
             interims: 0,
@@ -147,19 +143,6 @@ impl Ask<'_> {
     fn send(&mut self, progress: &mut Progress) {
         if progress.upstream_deaf || progress.upstream_blocked {
             return;
-        }
-        while progress.head_sent < self.head.len() {
-            match self.upstream.try_send(&self.head[progress.head_sent..]) {
-                Ok(Some(n)) => progress.head_sent += n,
-                Ok(None) => {
-                    progress.upstream_blocked = true;
-                    return;
-                }
-                Err(_) => {
-                    progress.upstream_deaf = true;
-                    return;
-                }
-            }
         }
         match send_queued(self.upstream, self.body) {
             Ok(sent) => {

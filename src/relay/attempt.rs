@@ -124,11 +124,12 @@ pub(super) async fn answered(
         return Err(Refusal::new(503, Outcome::Overloaded, "the relay carries all it can"));
     };
     let mut body = request_body(connection, head);
-    let request = encode_upstream_head(connection, head, record);
+    let request = encode_upstream_head(connection, head, record).into_boxed_slice();
+    body.begin(request.clone());
     let chain_deadline = clock::now() + CONNECT_CHAIN_TIMEOUT;
     loop {
         record.attempts.set(record.attempts.get() + 1);
-        let attempt = attempt(connection, head, record, &mut body, &request, chain_deadline).await;
+        let attempt = attempt(connection, head, record, &mut body, chain_deadline).await;
         peek_body(record, &body);
         let wait = match attempt {
             Ok((lease, answer)) => match wait_after(connection, record, &answer, &body) {
@@ -154,7 +155,7 @@ pub(super) async fn answered(
             let waited = connection.beside(monoio::time::sleep(wait)).await;
             waited.map_err(|failure| refusal(&failure, &body))?;
         }
-        body.restart();
+        body.restart(request.clone());
     }
 }
 
@@ -205,7 +206,6 @@ async fn attempt(
     head: &RequestHead,
     record: &Record,
     body: &mut Stream,
-    request: &[u8],
     chain_deadline: Instant,
 ) -> Result<(Lease, Answer), Failure> {
     record.live.state.set("connecting");
@@ -221,7 +221,6 @@ async fn attempt(
         downstream: &connection.transport,
         inbox: &mut connection.inbox,
         unsent: &mut connection.unsent,
-        head: request,
         body,
         interim: head.version() == Version::Http11,
         expects_continue: head.expects_continue(),

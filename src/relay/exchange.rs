@@ -160,13 +160,12 @@ async fn begin(
     record.live.state.set("streaming");
     let mut shape = shape(&head, &answer, core.stage() == Stage::Serving, events);
     shape.keep_alive &= uploaded;
-    let stream = response_stream(connection, record, &shape, from, events);
-    let bytes = response_head(&head, &answer, record, &shape, events);
+    let mut stream = response_stream(connection, record, &shape, from, events);
+    // What is left of an interim response goes before it.
+    let mut bytes = std::mem::take(&mut connection.unsent);
+    response_head(&head, &answer, record, &shape, events, &mut bytes);
     record.responded(answer.head.status());
-    if let Err(outcome) = connection.send_all(&bytes).await {
-        upstream.shutdown();
-        return Err((outcome, After::Abort));
-    }
+    stream.begin(bytes.into_boxed_slice());
     let framing = Framing {
         keep_alive: shape.keep_alive,
         reusable: answer.head.keep_alive() && from != BodyFraming::Close && uploaded,
@@ -261,7 +260,8 @@ fn response_head(
     record: &Record,
     shape: &Shape,
     events: bool,
-) -> Vec<u8> {
+    out: &mut Vec<u8>,
+) {
     let announced = answer.head.field("content-length");
     let announced = announced.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
     let forward = ForwardResponse {
@@ -273,9 +273,7 @@ fn response_head(
         head_only_length: announced.filter(|_| shape.framing == BodyFraming::None),
         received: std::time::SystemTime::now(),
     };
-    let mut out = Vec::new();
-    encode_response(&answer.head, &forward, &mut out);
-    out
+    encode_response(&answer.head, &forward, out);
 }
 
 /// Tells the client in-band what happened, where that is possible, before the abort.
