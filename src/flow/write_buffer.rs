@@ -90,6 +90,8 @@ pub struct WriteBuffer {
     held_from: u64,
     /// Bytes of all pieces.
     queued: usize,
+    /// Bytes of our own have gone out since the queue was last empty.
+    had_own: bool,
 }
 
 /// Appends to a queue that mostly has one entry: the first takes no room for four.
@@ -317,7 +319,12 @@ impl WriteBuffer {
                 break;
             }
             n -= len;
-            self.pieces.pop_front();
+            self.had_own |= matches!(self.pieces.pop_front(), Some(Piece::Own { .. }));
+        }
+        if self.had_own && self.pieces.is_empty() {
+            // It grew for a head and what came with it, and seldom needs that again.
+            self.pieces = VecDeque::new();
+            self.had_own = false;
         }
     }
 

@@ -3,6 +3,9 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use monoio::net::UnixStream;
@@ -29,7 +32,7 @@ pub enum Peer {
 pub enum Transport {
     /// Plain TCP. Of the driver we want readiness and nothing else, which is the same for every
     /// socket; its `TcpStream` would keep 72 bytes of addresses with each.
-    Plain(UnixStream),
+    Plain(Rc<UnixStream>),
 }
 
 impl Transport {
@@ -42,7 +45,7 @@ impl Transport {
     }
 
     fn from_fd(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self::Plain(UnixStream::from_std(fd.into())?))
+        Ok(Self::Plain(Rc::new(UnixStream::from_std(fd.into())?)))
     }
 
     fn socket(&self) -> &UnixStream {
@@ -126,6 +129,16 @@ impl Transport {
         self.socket().readable(false)
     }
 
+    /// [`readable`](Self::readable) as a future that borrows nothing.
+    fn standing(&self) -> Pin<Box<dyn Future<Output = io::Result<()>>>> {
+        match self {
+            Self::Plain(socket) => {
+                let socket = Rc::clone(socket);
+                Box::pin(async move { socket.readable(false).await })
+            }
+        }
+    }
+
     /// Waits until there is room to write, or a reset. May be dropped at any time.
     ///
     /// # Errors
@@ -156,6 +169,25 @@ impl Transport {
     /// Turns Nagle's algorithm off: a token must not wait for the acknowledgement of the last.
     pub fn set_nodelay(&self) {
         let _ = rustix::net::sockopt::set_tcp_nodelay(self.fd(), true);
+    }
+}
+
+/// A wait for one transport to become readable that stands through the phases of a connection:
+/// ending one wait and beginning the next would cost the driver a cancellation each time.
+#[derive(Default)]
+pub struct Watch {
+    armed: Option<Pin<Box<dyn Future<Output = io::Result<()>>>>>,
+}
+
+impl Watch {
+    /// Ready when there may be something to read, a close or a reset. Always to be called with the
+    /// same transport.
+    pub fn poll(&mut self, transport: &Transport, cx: &mut Context<'_>) -> Poll<()> {
+        let armed = self.armed.get_or_insert_with(|| transport.standing());
+        // That the driver could not wait shows when the socket is read.
+        let _ = ready!(armed.as_mut().poll(cx));
+        self.armed = None;
+        Poll::Ready(())
     }
 }
 

@@ -16,7 +16,7 @@ use crate::flow::stream::Stream;
 use crate::http1::Status;
 use crate::http1::head::{ResponseHead, parse_response};
 use crate::limits::INTERIM_RESPONSES_MAX;
-use crate::net::stream::Transport;
+use crate::net::stream::{Transport, Watch};
 use crate::net::wait::{GiveWay, poll_slot};
 use crate::outcome::Outcome;
 
@@ -32,10 +32,12 @@ pub struct Ask<'a> {
     pub reused: bool,
     /// The client's side.
     pub downstream: &'a Transport,
+    /// The wait for the client to send or leave.
+    pub watch: &'a mut Watch,
     /// Bytes from the client not taken yet.
     pub inbox: &'a mut Inbox,
     /// Where the end of an interim response goes that the client does not take at once.
-    pub unsent: &'a mut Vec<u8>,
+    pub unsent: &'a mut Box<[u8]>,
     /// The request on its way up: its head is queued, its body comes behind it.
     pub body: &'a mut Stream,
     /// Interim responses may be passed down (HTTP/1.1 clients).
@@ -75,7 +77,6 @@ impl Ask<'_> {
     pub async fn run(&mut self) -> Result<Answer, Failure> {
         let (upstream, downstream) = (self.upstream, self.downstream);
         let (mut readable, mut writable) = (pin!(None), pin!(None));
-        let mut stirred = pin!(None);
         let mut give_way = GiveWay::default();
         let mut progress = Progress {
             answer: Inbox::default(),
@@ -103,7 +104,7 @@ impl Ask<'_> {
                 }
                 if progress.watching
                     && (self.body.is_ended() || self.body.wants_more())
-                    && poll_slot(stirred.as_mut(), || downstream.readable(), cx).is_ready()
+                    && self.watch.poll(downstream, cx).is_ready()
                 {
                     (downstream_stirred, ready) = (true, true);
                 }
@@ -240,7 +241,7 @@ impl Ask<'_> {
             && sent < bytes.len()
         {
             bytes.drain(..sent);
-            *self.unsent = bytes;
+            *self.unsent = bytes.into();
         }
     }
 

@@ -16,7 +16,7 @@ use crate::error::{Failure, Phase};
 use crate::http1::Status;
 use crate::http1::head::{RequestHead, parse_request};
 use crate::limits::{LINGER_BYTES_MAX, LINGER_TIMEOUT};
-use crate::net::stream::Transport;
+use crate::net::stream::{Transport, Watch};
 use crate::net::wait::poll_slot;
 use crate::outcome::Outcome;
 
@@ -28,10 +28,12 @@ pub struct Connection {
     pub transport: Transport,
     /// The client's address.
     pub peer: SocketAddr,
+    /// The wait for the client to send or leave.
+    pub watch: Watch,
     /// Bytes received and not taken.
     pub inbox: Inbox,
     /// The end of an interim response that the client has not taken yet; goes before all else.
-    pub unsent: Vec<u8>,
+    pub unsent: Box<[u8]>,
     /// Its entry in the core.
     pub registration: Registration,
 }
@@ -66,8 +68,8 @@ enum Input {
 /// Serves one connection to its end.
 pub fn serve(core: Rc<Core>, transport: Transport, peer: SocketAddr) -> impl Future<Output = ()> {
     let registration = core.register();
-    let (inbox, unsent) = (Inbox::default(), Vec::new());
-    let mut connection = Connection { core, transport, peer, inbox, unsent, registration };
+    let (watch, inbox, unsent) = (Watch::default(), Inbox::default(), Box::default());
+    let mut connection = Connection { core, transport, peer, watch, inbox, unsent, registration };
     // Used where it was captured: an `async fn` would move it and keep the room of both places.
     async move { requests(&mut connection).await }
 }
@@ -106,6 +108,9 @@ impl Connection {
         let mut begun: Option<Instant> = None;
         let waiting_since = clock::now();
         let mut searched = 0;
+        // Nobody sends the next request before the answer is there, but for pipelining, and that
+        // has been read.
+        let mut look = first || self.core.stage() != Stage::Serving;
         loop {
             if !self.inbox.is_empty() {
                 begun.get_or_insert_with(clock::now);
@@ -120,7 +125,9 @@ impl Connection {
                     }
                 }
             }
-            match self.inbox.fill(&self.transport) {
+            let filled = if look { self.inbox.fill(&self.transport) } else { Ok(Filled::Nothing) };
+            look = true;
+            match filled {
                 Ok(Filled::More) => continue,
                 Ok(Filled::Nothing) => {}
                 Ok(Filled::Full) => {
@@ -148,11 +155,10 @@ impl Connection {
     }
 
     /// Waits for input; a connection that is `idle` between requests also ends at drain.
-    async fn input(&self, deadline: Instant, idle: bool) -> Input {
-        let mut readable = pin!(None);
+    async fn input(&mut self, deadline: Instant, idle: bool) -> Input {
         poll_fn(|cx| {
             let stage = self.core.stage();
-            if poll_slot(readable.as_mut(), || self.transport.readable(), cx).is_ready() {
+            if self.watch.poll(&self.transport, cx).is_ready() {
                 return Poll::Ready(Input::Readable);
             }
             if stage == Stage::Ending || (idle && stage == Stage::Draining) {
@@ -218,8 +224,8 @@ impl Connection {
     /// # Errors
     /// The client left, or the drain's grace is over.
     pub async fn beside<F: Future>(&mut self, work: F) -> Result<F::Output, Failure> {
-        let (mut stirred, mut work) = (pin!(None), pin!(work));
-        let Self { core, transport, inbox, .. } = self;
+        let mut work = pin!(work);
+        let Self { core, transport, watch, inbox, .. } = self;
         let mut watching = true;
         poll_fn(|cx| {
             if let Poll::Ready(output) = work.as_mut().poll(cx) {
@@ -230,7 +236,7 @@ impl Connection {
                 let failure = Failure::upstream(Phase::Connect, Outcome::Drained, message);
                 return Poll::Ready(Err(failure));
             }
-            while watching && poll_slot(stirred.as_mut(), || transport.readable(), cx).is_ready() {
+            while watching && watch.poll(transport, cx).is_ready() {
                 match inbox.fill(transport) {
                     Ok(Filled::More | Filled::Nothing) => {}
                     // More than an inbox holds: it is noticed leaving when that is taken.

@@ -58,11 +58,12 @@ pub async fn run(connection: &mut Connection, head: Box<RequestHead>) -> After {
         Record::open(&connection.core, &connection.registration, connection.peer, &head, dialect);
     let (outcome, after) = match Box::pin(begin(connection, head, &record)).await {
         Ok(mut response) => {
-            let Connection { registration, transport, inbox, .. } = &mut *connection;
+            let Connection { registration, transport, watch, inbox, .. } = &mut *connection;
             let mut pump = Pump {
                 registration,
                 upstream: &response.upstream,
                 downstream: transport,
+                watch,
                 inbox,
                 stream: &mut response.stream,
                 timers: &mut response.timers,
@@ -93,7 +94,7 @@ async fn refuse(
     record: &Record,
     refusal: Refusal,
 ) -> (Outcome, After) {
-    record.error.replace(Some(refusal.message.clone()));
+    record.error.replace(Some(refusal.message.as_str().into()));
     if refusal.outcome == Outcome::ClientGone {
         return (refusal.outcome, After::Abort);
     }
@@ -162,7 +163,7 @@ async fn begin(
     shape.keep_alive &= uploaded;
     let mut stream = response_stream(connection, record, &shape, from, events);
     // What is left of an interim response goes before it.
-    let mut bytes = std::mem::take(&mut connection.unsent);
+    let mut bytes = std::mem::take(&mut connection.unsent).into_vec();
     response_head(&head, &answer, record, &shape, events, &mut bytes);
     record.responded(answer.head.status());
     stream.begin(bytes.into_boxed_slice());
@@ -278,7 +279,7 @@ fn response_head(
 
 /// Tells the client in-band what happened, where that is possible, before the abort.
 async fn tell(connection: &Connection, record: &Record, stream: &mut Stream, failure: &Failure) {
-    record.error.replace(Some(failure.message.clone()));
+    record.error.replace(Some(failure.message.as_str().into()));
     if failure.side == Side::Downstream {
         return;
     }

@@ -23,7 +23,7 @@ use crate::flow::stream::Stream;
 use crate::flow::timers::{Due, Timers};
 use crate::http1::body::Eof;
 use crate::limits::{READS_PER_TURN_MAX, WRITE_SLICES_MAX};
-use crate::net::stream::{Peer, Transport};
+use crate::net::stream::{Peer, Transport, Watch};
 use crate::net::wait::{GiveWay, poll_slot};
 use crate::outcome::Outcome;
 
@@ -35,6 +35,8 @@ pub struct Pump<'a> {
     pub upstream: &'a Transport,
     /// The client's side.
     pub downstream: &'a Transport,
+    /// The wait for the client to send or leave.
+    pub watch: &'a mut Watch,
     /// What the client sends meanwhile (a pipelined request).
     pub inbox: &'a mut Inbox,
     /// The bytes between them.
@@ -61,7 +63,7 @@ impl Pump<'_> {
     pub async fn run(&mut self) -> Result<(), Failure> {
         // The wait for room is rare and long; the others are always there.
         let (mut readable, mut writable) = (pin!(None), None);
-        let (mut stirred, mut give_way) = (pin!(None), GiveWay::default());
+        let mut give_way = GiveWay::default();
         loop {
             let now = clock::now();
             if self.turn(now)? {
@@ -88,9 +90,7 @@ impl Pump<'_> {
                         (writable, self.blocked, ready) = (None, false, true);
                     }
                 }
-                if self.watching
-                    && poll_slot(stirred.as_mut(), || downstream.readable(), cx).is_ready()
-                {
+                if self.watching && self.watch.poll(downstream, cx).is_ready() {
                     (client_stirred, ready) = (true, true);
                 }
                 let deadline = self.timers.next().map(|(at, _)| at);

@@ -77,7 +77,7 @@ pub struct Record {
     /// The model named in the request's body.
     pub model: RefCell<Option<Box<str>>>,
     /// What went wrong, in one line.
-    pub error: RefCell<Option<String>>,
+    pub error: RefCell<Option<Box<str>>>,
     /// Heartbeats sent.
     pub heartbeats: Cell<u32>,
     first_byte: Cell<Option<Duration>>,
