@@ -21,6 +21,7 @@ use monoio_http::common::{request::Request, response::Response};
 use monoio_http::h1::codec::{decoder::RequestDecoder, encoder::GenericEncoder};
 use monoio_http::h1::payload::{FixedPayload, Payload};
 
+use crate::limits::ADMIN_CONNECTIONS_MAX;
 use crate::net::listener::{self, Accepted};
 use crate::telemetry::expose;
 use crate::telemetry::metrics::WorkerMetrics;
@@ -28,8 +29,6 @@ use crate::telemetry::streams::{StreamInfo, table};
 
 /// Time a connection has for its request and the answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections at once; more are closed.
-const CONNECTIONS_MAX: usize = 64;
 
 /// What the admin listener shows.
 pub struct Admin {
@@ -56,7 +55,7 @@ async fn serve(listener: TcpListener, admin: Rc<Admin>) -> io::Result<()> {
     loop {
         watched.readable(false).await?;
         match listener::accept(&listener) {
-            Accepted::Connection(stream, _) if open.get() < CONNECTIONS_MAX => {
+            Accepted::Connection(stream, _) if open.get() < ADMIN_CONNECTIONS_MAX => {
                 let stream = monoio::net::TcpStream::from_std(stream)?;
                 let (admin, slot) = (Rc::clone(&admin), Slot::new(&open));
                 monoio::spawn(async move {
@@ -73,7 +72,7 @@ async fn serve(listener: TcpListener, admin: Rc<Admin>) -> io::Result<()> {
     }
 }
 
-/// A place among [`CONNECTIONS_MAX`].
+/// A place among [`ADMIN_CONNECTIONS_MAX`].
 struct Slot(Rc<Cell<usize>>);
 
 impl Slot {

@@ -42,6 +42,12 @@ pub const WRITE_SLICES_MAX: usize = 64;
 /// 150 µs, a few steady frames of the neighbours.
 pub const READS_PER_TURN_MAX: u32 = 4;
 
+/// Bytes of a text the client chose (path, method, model) that the access log and `/streams` keep.
+pub const SHOWN_TEXT_BYTES_MAX: usize = 1024;
+/// Bytes of access-log lines that may wait for the writer; what comes while it is full is dropped
+/// and counted.
+pub const ACCESS_LOG_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// Time to receive a whole request head, from its first byte. nginx and HAProxy advise 10 to 60 s.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time a kept downstream connection may wait for its next request.
@@ -79,8 +85,14 @@ pub const POOL_IDLE_MAX: usize = 64;
 /// Time an idle upstream connection is kept, default of `--pool-idle-timeout`.
 pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Descriptors the process keeps for itself (rings, listeners, logs, admin) beside streams.
-pub const DESCRIPTORS_RESERVED: u64 = 64;
+/// Connections the admin listener answers at once.
+pub const ADMIN_CONNECTIONS_MAX: usize = 32;
+/// Descriptors the process keeps for itself beside workers and streams: standard streams, logs,
+/// signals, the resolver, the admin listener and its connections; 22 were counted at rest.
+pub const DESCRIPTORS_RESERVED: u64 = 32 + ADMIN_CONNECTIONS_MAX as u64;
+/// Descriptors of one worker beside two for each listener (the socket and its watched twin): the
+/// ring or epoll, its wake-up, both ends of the control socket and its watched twin.
+pub const DESCRIPTORS_PER_WORKER: u64 = 8;
 /// Descriptors one stream needs: its downstream and its upstream socket.
 pub const DESCRIPTORS_PER_STREAM: u64 = 2;
 

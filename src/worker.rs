@@ -1,14 +1,15 @@
 //! One core's thread: its runtime, its listeners, its pool, its streams.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::mpsc::SyncSender;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use monoio::{FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder, time::TimeDriver};
 
@@ -16,6 +17,7 @@ use crate::clock;
 use crate::config::plan::Io;
 use crate::net::listener::{self, Accepted};
 use crate::net::stream::Transport;
+use crate::net::wait::poll_slot;
 use crate::relay::{Core, CoreParts, Stage, connection};
 use crate::telemetry::streams::StreamInfo;
 
@@ -26,6 +28,8 @@ const RING_ENTRIES: u32 = 4096;
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
 /// Wait after accept ran out of descriptors.
 const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
+/// Time between two log lines about it.
+const EXHAUSTED_TOLD_EVERY: Duration = Duration::from_secs(10);
 /// Connections accepted before the streams have their turn.
 const ACCEPTS_PER_TURN: u32 = 64;
 
@@ -173,16 +177,16 @@ async fn control_loop(
             }
             Err(_) => {}
         }
-        match core.stage() {
-            Stage::Serving => {
-                let _ = socket.readable(false).await;
+        let mut readable = pin!(None);
+        let over = poll_fn(|cx| {
+            core.watch(cx.waker());
+            if core.stage() != Stage::Serving && core.connections() == 0 {
+                return Poll::Ready(true);
             }
-            _ if core.connections() == 0 => return,
-            // Connections end on their own; looking now and then is enough.
-            _ => {
-                let wait = Duration::from_millis(20);
-                let _ = monoio::time::timeout(wait, socket.readable(false)).await;
-            }
+            poll_slot(readable.as_mut(), || socket.readable(false), cx).map(|_| false)
+        });
+        if over.await {
+            return;
         }
     }
 }
@@ -200,11 +204,18 @@ async fn accept(core: Rc<Core>, listener: TcpListener) {
         log::error!("worker {}: the listener cannot be watched", core.worker);
         return;
     };
+    let (mut readable, mut told) = (pin!(None), None);
     loop {
-        // At drain the wake comes from a connection or this short timeout; what is in the
-        // backlog by then is still accepted and answered.
-        let wait = Duration::from_millis(200);
-        let _ = monoio::time::timeout(wait, watched.readable(false)).await;
+        // What is in the backlog when the drain begins is still accepted and answered.
+        poll_fn(|cx| {
+            core.watch(cx.waker());
+            let stirred = poll_slot(readable.as_mut(), || watched.readable(false), cx).is_ready();
+            if stirred || core.stage() != Stage::Serving {
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        })
+        .await;
         for _ in 0..ACCEPTS_PER_TURN {
             match listener::accept(&listener) {
                 Accepted::Connection(stream, peer) => {
@@ -215,9 +226,12 @@ async fn accept(core: Rc<Core>, listener: TcpListener) {
                 Accepted::Aborted => core.metrics.accept_errors.inc(),
                 Accepted::Exhausted(error) => {
                     core.metrics.accept_errors.inc();
-                    log::warn!(
-                        "accept: {error}; raise the descriptor limit or lower --max-streams"
-                    );
+                    if told.is_none_or(|told: Instant| told.elapsed() >= EXHAUSTED_TOLD_EVERY) {
+                        told = Some(clock::now());
+                        log::warn!(
+                            "accept: {error}; raise the descriptor limit or lower --max-streams"
+                        );
+                    }
                     monoio::time::sleep(EXHAUSTED_WAIT).await;
                     break;
                 }

@@ -360,7 +360,12 @@ fn a_slow_reader_gets_every_byte() {
         let expected = got(upstream, &chat(&target, ""));
         let mut stream = connect(relay);
         stream.write_all(chat(&target, "").as_bytes()).expect("sends");
-        eventually("it pauses", || server.metrics[0].pauses.get() > 0);
+        let admin = server.admin.expect("an admin listener");
+        eventually("it shows as paused", || {
+            let live = got(admin, "GET /streams HTTP/1.1\r\nHost: t\r\n\r\n").text();
+            live.contains("\"state\":\"paused\"")
+        });
+        assert!(server.metrics[0].pauses.get() > 0);
         let through = read_response(&mut stream, "POST").expect("an answer");
         assert!(through.whole && through.body == expected.body);
         assert!(server.metrics[0].resumes.get() > 0);
@@ -448,5 +453,69 @@ fn the_admin_listener_tells() {
         garbage.write_all(b"\x00\xff nonsense \r\n\r\n\r\n").expect("sends");
         let _ = garbage.read(&mut [0; 100]);
         assert_eq!(get("/healthz").head.status(), 200);
+    });
+}
+
+#[test]
+fn a_client_that_leaves_while_the_upstream_is_connected_to_is_seen() {
+    for io in drivers() {
+        // A listener whose queue is full: further connections wait for an answer.
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+            .expect("a socket");
+        full.bind(&any.into()).expect("binds");
+        full.listen(0).expect("listens");
+        let addr = full.local_addr().expect("bound").as_socket().expect("an address");
+        let fill = || std::net::TcpStream::connect_timeout(&addr, Duration::from_millis(100));
+        let filling: Vec<_> = std::iter::from_fn(|| fill().ok()).take(64).collect();
+        assert!(filling.len() < 64, "the queue never filled");
+        let server = relay(addr, io, "");
+        let mut stream = connect(server.addresses[0]);
+        stream.write_all(chat(CHAT, "").as_bytes()).expect("sends");
+        eventually("it connects", || server.metrics[0].upstream_connects.get() == 1);
+        drop(stream);
+        assert_ended(&server, Outcome::ClientGone, 1);
+        stop(server);
+    }
+}
+
+#[test]
+fn interim_responses_that_nobody_reads_do_not_garble_the_answer() {
+    let hint = format!("HTTP/1.1 103 Early Hints\r\nLink: <{}>\r\n\r\n", "x".repeat(30_000));
+    let answer = hint.repeat(16) + "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+    let answer: &'static [u8] = answer.into_bytes().leak();
+    for io in drivers() {
+        let server = relay(scripted(answer), io, "");
+        let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+            .expect("a socket");
+        client.set_recv_buffer_size(4096).expect("sets");
+        client.connect(&server.addresses[0].into()).expect("connects");
+        let mut stream: std::net::TcpStream = client.into();
+        stream.write_all(chat(CHAT, "").as_bytes()).expect("sends");
+        eventually("the answer is there", || server.metrics[0].responses[1].get() == 1);
+        let got = read_response(&mut stream, "POST").expect("an answer");
+        assert_eq!((got.head.status(), got.text().as_str(), got.whole), (200, "hello", true));
+        stop(server);
+    }
+}
+
+#[test]
+fn an_answer_that_comes_before_the_body_is_taken_gets_through() {
+    with_mock("", |_, relay, _| {
+        let target = format!("{CHAT}?mock_early=413");
+        let large = "x".repeat(8_000_000);
+        let request =
+            format!("POST {target} HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n", large.len());
+        let mut stream = connect(relay);
+        stream.write_all(request.as_bytes()).expect("sends");
+        let mut reading = stream.try_clone().expect("cloned");
+        let sending = std::thread::spawn(move || {
+            // The relay may close while this is under way.
+            let _ = stream.write_all(large.as_bytes());
+        });
+        let got = read_response(&mut reading, "POST").expect("an answer");
+        assert_eq!((got.head.status(), got.whole, got.head.keep_alive()), (413, true, false));
+        drop(reading);
+        sending.join().expect("no panic");
     });
 }

@@ -162,9 +162,10 @@ pub struct ServeArgs {
     /// byte: the upstream may do the work twice [default: off; e.g. --retry-posts]
     #[arg(long, help_heading = "Upstream")]
     pub retry_posts: bool,
-    /// Idle upstream connections kept per worker [default: 64; e.g. 256]
-    #[arg(long, value_name = "N", help_heading = "Upstream", default_value_t = crate::limits::POOL_IDLE_MAX, hide_default_value = true)]
-    pub pool_max_idle: usize,
+    /// Idle upstream connections kept per worker [default: 64, fewer where all workers' would take
+    /// more than a quarter of the descriptors; e.g. 256]
+    #[arg(long, value_name = "N", help_heading = "Upstream")]
+    pub pool_max_idle: Option<usize>,
     /// Time an idle upstream connection is kept [default: 300s; e.g. 60s]
     #[arg(long, value_name = "DURATION", help_heading = "Upstream", value_parser = duration, default_value = "300s", hide_default_value = true)]
     pub pool_idle_timeout: Duration,

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::cli::ServeArgs;
-use crate::limits::{DESCRIPTORS_PER_STREAM, DESCRIPTORS_RESERVED, RETRY_BACKOFF_MAX};
+use crate::limits::{
+    DESCRIPTORS_PER_STREAM, DESCRIPTORS_PER_WORKER, DESCRIPTORS_RESERVED, POOL_IDLE_MAX,
+    RETRY_BACKOFF_MAX,
+};
 
 /// Which event-loop driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -130,8 +133,9 @@ impl Plan {
             })?),
         };
         check_addresses(&args.listen, admin)?;
-        let exchange = exchange_plan(args)?;
-        let streams_max = streams_max(args, descriptors, workers)?;
+        let pool_idle_max = pool_idle_max(args, descriptors, workers);
+        let exchange = exchange_plan(args, pool_idle_max)?;
+        let streams_max = streams_max(args, descriptors, workers, pool_idle_max)?;
         Ok(Self {
             listen: args.listen.clone(),
             upstream: endpoint(&args.upstream)?,
@@ -206,7 +210,7 @@ fn check_addresses(listen: &[SocketAddr], admin: Option<SocketAddr>) -> Result<(
     Ok(())
 }
 
-fn exchange_plan(args: &ServeArgs) -> Result<ExchangePlan, String> {
+fn exchange_plan(args: &ServeArgs, pool_idle_max: usize) -> Result<ExchangePlan, String> {
     let high = usize_of("--high-water-mark", args.high_water_mark)?;
     let low = match args.low_water_mark {
         Some(low) => usize_of("--low-water-mark", low)?,
@@ -234,7 +238,7 @@ fn exchange_plan(args: &ServeArgs) -> Result<ExchangePlan, String> {
             statuses: args.retry_status.clone(),
             posts: args.retry_posts,
         },
-        pool: PoolPlan { idle_max: args.pool_max_idle, idle_timeout: args.pool_idle_timeout },
+        pool: PoolPlan { idle_max: pool_idle_max, idle_timeout: args.pool_idle_timeout },
         drain_grace: args.drain_grace,
     })
 }
@@ -278,15 +282,35 @@ fn usize_of(flag: &str, value: u64) -> Result<usize, String> {
     }
 }
 
-fn streams_max(args: &ServeArgs, descriptors: u64, workers: usize) -> Result<usize, String> {
-    let pooled = (args.pool_max_idle * workers) as u64;
-    let free = descriptors.saturating_sub(DESCRIPTORS_RESERVED + pooled);
-    let fits = usize::try_from(free / DESCRIPTORS_PER_STREAM).unwrap_or(usize::MAX).min(10_000_000);
+/// Idle connections a worker may keep: what was asked, else the default as far as the workers'
+/// together stay within a quarter of the descriptors.
+fn pool_idle_max(args: &ServeArgs, descriptors: u64, workers: usize) -> usize {
+    let share = usize::try_from(descriptors / 4).unwrap_or(usize::MAX) / workers;
+    args.pool_max_idle.unwrap_or_else(|| POOL_IDLE_MAX.min(share))
+}
+
+fn streams_max(
+    args: &ServeArgs,
+    descriptors: u64,
+    workers: usize,
+    pool_idle_max: usize,
+) -> Result<usize, String> {
+    let worker = DESCRIPTORS_PER_WORKER + 2 * args.listen.len() as u64;
+    let own = DESCRIPTORS_RESERVED.saturating_add(worker * workers as u64);
+    let pooled = (pool_idle_max as u64).saturating_mul(workers as u64);
+    let streams = |kept: u64| {
+        let free = descriptors.saturating_sub(own).saturating_sub(kept);
+        usize::try_from(free / DESCRIPTORS_PER_STREAM).unwrap_or(usize::MAX).min(10_000_000)
+    };
+    let fits = streams(pooled);
     match args.max_streams {
+        _ if streams(0) == 0 => Err(format!(
+            "--workers: {workers} workers leave no descriptors for streams out of {descriptors}; \
+             lower it or raise the limit (ulimit -n)"
+        )),
         _ if fits == 0 => Err(format!(
-            "--pool-max-idle: {} per worker leaves no room for streams within {descriptors} \
-             descriptors; lower it or raise the limit (ulimit -n)",
-            args.pool_max_idle
+            "--pool-max-idle: {pool_idle_max} per worker leaves no room for streams within \
+             {descriptors} descriptors; lower it or raise the limit (ulimit -n)"
         )),
         Some(0) => Err("--max-streams: 0 would refuse everything; write 1 or more".into()),
         Some(wanted) if wanted > fits => Err(format!(
@@ -364,16 +388,25 @@ mod tests {
             (l::HEAD_TIMEOUT, l::KEEP_ALIVE_TIMEOUT)
         );
         assert_eq!((x.retry.retries, x.retry.backoff), (l::RETRIES, l::RETRY_BACKOFF));
-        assert_eq!(
-            (x.pool.idle_max, x.pool.idle_timeout),
-            (l::POOL_IDLE_MAX, l::POOL_IDLE_TIMEOUT)
-        );
+        assert_eq!((x.pool.idle_max, x.pool.idle_timeout), (POOL_IDLE_MAX, l::POOL_IDLE_TIMEOUT));
         assert_eq!(x.drain_grace, l::DRAIN_GRACE);
-        assert_eq!((plan.workers, plan.streams_max), (2, (20_000 - 64 - 128) / 2));
+        let own = DESCRIPTORS_RESERVED + 2 * (DESCRIPTORS_PER_WORKER + 2);
+        assert_eq!((plan.workers, plan.streams_max as u64), (2, (20_000 - own - 128) / 2));
         assert_eq!(
             (plan.upstream.authority.as_str(), plan.upstream.base_path.as_str()),
             ("up:1", "/base")
         );
+    }
+
+    #[test]
+    fn defaults_start_on_many_cores_with_few_descriptors() {
+        for (descriptors, workers) in [(1024, 16), (1024, 32), (256, 2), (1 << 30, 1)] {
+            let cli = Cli::try_parse_from(["millstream", "serve", "--upstream", "http://up:1"]);
+            let Ok(Cli { command: Command::Serve(args) }) = cli else { panic!("parses") };
+            let plan = Plan::from_args(&args, descriptors, workers).expect("starts");
+            let pooled = (plan.exchange.pool.idle_max * workers) as u64;
+            assert!(plan.streams_max > 0 && pooled <= descriptors / 4);
+        }
     }
 
     #[test]

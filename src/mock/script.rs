@@ -4,9 +4,11 @@
 use std::time::Duration;
 
 /// Every name with what it does, as `/mock` shows them.
-pub const NAMES: [(&str, &str); 22] = [
+pub const NAMES: [(&str, &str); 25] = [
     ("tokens", "tokens of the answer"),
     ("rate", "tokens per second, 0 for as fast as it goes"),
+    ("batch", "write so many tokens at once, at the same mean rate"),
+    ("jitter", "percent by which each token's time varies, by seed"),
     ("seed", "seed of the text"),
     ("size", "pad each token to so many bytes"),
     ("head_delay", "milliseconds before the response head"),
@@ -16,6 +18,7 @@ pub const NAMES: [(&str, &str); 22] = [
     ("eol", "lf, crlf or cr"),
     ("huge", "bytes of one huge frame in the middle"),
     ("status", "answer with this status and a JSON error"),
+    ("early", "answer with this status before the body is read, then close"),
     ("retry_after", "seconds, beside status"),
     ("fail_first", "N:STATUS or N:close, for the first N requests with the same key"),
     ("key", "the key of fail_first"),
@@ -56,6 +59,8 @@ pub enum Failing {
 pub struct Script {
     pub tokens: u32,
     pub rate: f64,
+    pub batch: u32,
+    pub jitter: u32,
     pub seed: u64,
     pub size: usize,
     pub head_delay: Duration,
@@ -65,6 +70,7 @@ pub struct Script {
     pub eol: &'static str,
     pub huge: usize,
     pub status: Option<u16>,
+    pub early: Option<u16>,
     pub retry_after: Option<u64>,
     pub fail_first: Option<(u32, Failing)>,
     pub key: String,
@@ -79,6 +85,21 @@ pub struct Script {
 }
 
 impl Script {
+    /// When frame `number` is due after the first.
+    pub fn due(&self, number: u32) -> Duration {
+        if self.rate <= 0.0 {
+            return Duration::ZERO;
+        }
+        let batch = self.batch.max(1);
+        let at = f64::from(number / batch * batch);
+        let mut rng = fastrand::Rng::with_seed(self.seed ^ u64::from(number / batch) << 20);
+        let early = f64::from(self.jitter) / 100.0 * rng.f64() * f64::from(batch);
+        // Never before the frame in front of it: jitter takes at most one step away.
+        let longest = Duration::from_secs(30 * 24 * 3600);
+        let due = Duration::try_from_secs_f64((at - early).max(0.0) / self.rate);
+        due.map_or(longest, |due| due.min(longest))
+    }
+
     /// Takes one setting.
     ///
     /// # Errors
@@ -91,6 +112,8 @@ impl Script {
         match name {
             "tokens" => self.tokens = number(name, value)?,
             "rate" => self.rate = number(name, value)?,
+            "batch" => self.batch = number(name, value)?,
+            "jitter" => self.jitter = number::<u32>(name, value)?.min(100),
             "seed" => self.seed = number(name, value)?,
             "size" => self.size = number::<usize>(name, value)?.min(1 << 20),
             "head_delay" => self.head_delay = millis()?,
@@ -111,6 +134,7 @@ impl Script {
             }
             "huge" => self.huge = number::<usize>(name, value)?.min(256 << 20),
             "status" => self.status = Some(number(name, value)?),
+            "early" => self.early = Some(number(name, value)?),
             "retry_after" => self.retry_after = Some(number(name, value)?),
             "fail_first" => {
                 let (times, how) = value.split_once(':').unwrap_or((value, "503"));
@@ -145,6 +169,21 @@ impl Script {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn frames_are_due_at_the_rate_in_batches_and_with_jitter_in_order() {
+        let steady = Script { rate: 20.0, ..Script::default() };
+        assert_eq!(steady.due(40), Duration::from_secs(2));
+        let batched = Script { batch: 10, ..steady.clone() };
+        assert_eq!((batched.due(49), batched.due(50)), (steady.due(40), steady.due(50)));
+        let varied = Script { jitter: 100, seed: 7, ..steady.clone() };
+        let times: Vec<_> = (0..1000).map(|n| varied.due(n)).collect();
+        assert!(
+            times.is_sorted() && times[999] <= steady.due(999) && times != [steady.due(5); 1000]
+        );
+        assert_eq!(times, (0..1000).map(|n| varied.due(n)).collect::<Vec<_>>());
+        assert_eq!(Script::default().due(9), Duration::ZERO);
+    }
 
     #[test]
     fn every_documented_name_is_taken_and_no_other() {

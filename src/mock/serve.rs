@@ -173,8 +173,19 @@ impl Connection {
         if head.expects_continue() {
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
         }
+        let script = self.mock.script(&head);
+        if let Ok(Script { early: Some(status), .. }) = script {
+            self.respond(status, "Connection: close\r\n", "too early for the body\n").await?;
+            // What is still on its way is taken, so that no reset overtakes the answer.
+            self.transport.shutdown_write();
+            loop {
+                self.more().await?;
+                let n = self.inbox.bytes().len();
+                self.inbox.consume(n);
+            }
+        }
         let body = self.body(&head).await?;
-        let script = match self.mock.script(&head) {
+        let script = match script {
             Ok(script) => script,
             Err(error) => {
                 self.respond(400, "", &error).await?;
@@ -249,8 +260,7 @@ impl Connection {
         }
         add(&self.mock.stats.started, 1);
         add(&self.mock.stats.active, 1);
-        let frames = answer.frames();
-        let streamed = self.stream(head, script, &frames).await;
+        let streamed = self.stream(head, script, &answer).await;
         let stats = &self.mock.stats;
         stats.active.set(stats.active.get() - 1);
         add(if streamed.is_ok() { &stats.finished } else { &stats.aborted }, 1);
@@ -335,21 +345,38 @@ impl Connection {
         &mut self,
         head: &RequestHead,
         script: &Script,
-        frames: &[Vec<u8>],
+        answer: &Answer<'_>,
     ) -> Result<bool, Gone> {
-        let zipped = script.gzip.then(|| vec![gzip_stored(&frames.concat())]);
-        let frames = zipped.as_deref().unwrap_or(frames);
+        let zipped =
+            script.gzip.then(|| gzip_stored(&answer.frames().collect::<Vec<_>>().concat()));
         self.pause(script.head_delay).await?;
-        let length = frames.iter().map(Vec::len).sum();
+        let length = match (&zipped, script.framing) {
+            (Some(zipped), _) => zipped.len(),
+            (None, Framing::Length) => answer.frames().map(|frame| frame.len()).sum(),
+            _ => 0,
+        };
         self.send(Self::stream_head(script, length).as_bytes()).await?;
         if head.method() == "HEAD" {
             return Ok(true);
         }
+        match zipped {
+            Some(zipped) => self.frames(script, std::iter::once(zipped)).await?,
+            None => self.frames(script, answer.frames()).await?,
+        }
+        Ok(script.framing != Framing::Close)
+    }
+
+    /// Sends `frames` when they are due, and the end of the body.
+    async fn frames(
+        &mut self,
+        script: &Script,
+        frames: impl Iterator<Item = Vec<u8>>,
+    ) -> Result<(), Gone> {
         let t0 = clock::now() + script.first_delay;
         let mut late = Duration::ZERO;
         let mut sent = 0_u64;
         let mut out = Vec::new();
-        for (number, frame) in frames.iter().enumerate() {
+        for (number, frame) in frames.enumerate() {
             let number = number as u32;
             if let Some((after, wait)) = script.stall
                 && after == number
@@ -357,7 +384,7 @@ impl Connection {
                 self.flush(&mut out).await?;
                 late += wait;
             }
-            let due = t0 + late + self.step(script, number);
+            let due = t0 + late + script.due(number);
             if due > clock::now() {
                 self.flush(&mut out).await?;
                 self.until(due).await?;
@@ -365,26 +392,19 @@ impl Connection {
             if script.bad_chunk == Some(number) {
                 out.extend_from_slice(b"zz\r\n");
             }
-            self.frame(script, frame, &mut sent, &mut out).await?;
+            self.frame(script, &frame, &mut sent, &mut out).await?;
             add(&self.mock.stats.frames, 1);
             if out.len() >= 64 * 1024 {
                 self.flush(&mut out).await?;
+                // Through the ring, behind the other streams that are due.
+                self.transport.writable().await.map_err(|_| Gone)?;
             }
         }
         if script.framing == Framing::Chunked {
             let trailers = if script.odd == "trailers" { "X-Mock-Trailer: 1\r\n" } else { "" };
             out.extend_from_slice(format!("0\r\n{trailers}\r\n").as_bytes());
         }
-        self.flush(&mut out).await?;
-        Ok(script.framing != Framing::Close)
-    }
-
-    fn step(&self, script: &Script, number: u32) -> Duration {
-        if script.rate > 0.0 {
-            Duration::from_secs_f64(f64::from(number) / script.rate)
-        } else {
-            Duration::ZERO
-        }
+        self.flush(&mut out).await
     }
 
     /// Puts one frame into `out`, or what of it goes before a fault, which ends the connection.

@@ -33,7 +33,7 @@ const WORDS: [&str; 24] = [
     "it",
 ];
 
-/// One answer, frame by frame.
+/// One answer, frame by frame; rendered as it is sent, however long it is.
 pub struct Answer<'a> {
     script: &'a Script,
     dialect: Dialect,
@@ -41,7 +41,6 @@ pub struct Answer<'a> {
     id: String,
     usage: bool,
     incremental: bool,
-    tokens: Vec<String>,
 }
 
 /// What of a request the answer depends on.
@@ -73,168 +72,210 @@ impl Asked {
 impl<'a> Answer<'a> {
     /// The answer to `asked` by `script`.
     pub fn new(script: &'a Script, dialect: Dialect, asked: Asked) -> Self {
-        let mut rng = fastrand::Rng::with_seed(script.seed);
-        let id = format!("mock{:016x}", rng.u64(..));
-        let tokens = (0..script.tokens).map(|_| {
+        let id = format!("mock{:016x}", fastrand::Rng::with_seed(script.seed).u64(..));
+        let (usage, incremental) = (asked.usage, asked.incremental);
+        Self { script, dialect, model: asked.model, id, usage, incremental }
+    }
+
+    fn tokens(&self) -> impl Iterator<Item = String> + use<'a> {
+        let script = self.script;
+        let mut rng = fastrand::Rng::with_seed(script.seed.wrapping_add(1));
+        (0..script.tokens).map(move |_| {
             let mut token = format!("{} ", WORDS[rng.usize(..WORDS.len())]);
-            while token.len() < script.size {
-                token.push('.');
+            if token.len() < script.size {
+                token.extend(std::iter::repeat_n('.', script.size - token.len()));
             }
             token
-        });
-        let tokens = tokens.collect();
-        let (usage, incremental) = (asked.usage, asked.incremental);
-        Self { script, dialect, model: asked.model, id, usage, incremental, tokens }
+        })
     }
 
     /// The whole text.
     pub fn text(&self) -> String {
-        self.tokens.concat()
+        self.tokens().collect()
     }
 
     /// Every frame in order, line ends as the script says.
-    pub fn frames(&self) -> Vec<Vec<u8>> {
-        let mut frames = match self.dialect {
-            Dialect::OpenAiChat => self.openai(),
-            Dialect::OpenAiResponses => self.responses(),
-            Dialect::Anthropic => self.anthropic(),
-            Dialect::DashScope => self.dashscope(),
-            Dialect::Gemini => self.gemini(),
-            Dialect::Generic => self.plain(),
+    pub fn frames(&self) -> impl Iterator<Item = Vec<u8>> {
+        let opening = self.opening();
+        let whole = opening.len() + self.script.tokens as usize + self.closing_frames();
+        let whole = whole - usize::from(self.script.no_terminal && whole > 0);
+        let mut so_far = String::new();
+        let tokens = self.tokens().enumerate();
+        let tokens = tokens.map(move |(n, token)| self.token(n, &token, &mut so_far));
+        let closing = std::iter::once_with(|| self.closing()).flatten();
+        let frames = opening.into_iter().chain(tokens).chain(closing).take(whole);
+        let huge = move |n| {
+            let here = self.script.huge > 0 && n == whole / 2;
+            here.then(|| format!(": huge\ndata: {}\n\n", "x".repeat(self.script.huge)))
         };
-        if self.script.no_terminal {
-            frames.pop();
-        }
-        if self.script.huge > 0 {
-            let huge = format!(": huge\ndata: {}\n\n", "x".repeat(self.script.huge));
-            frames.insert(frames.len() / 2, huge);
-        }
-        if let Some(at) = self.script.error_at {
-            frames.truncate(at as usize);
-            let error = ErrorText {
-                status: 529,
-                code: "overloaded",
-                message: "the mock was told to fail here",
-                request_id: &self.id,
-                sequence: u64::from(at),
-            };
-            let mut frame = Vec::new();
-            self.dialect.error_frame(&error, &mut frame);
-            frames.push(String::from_utf8_lossy(&frame).into_owned());
-        }
+        let frames =
+            frames.enumerate().flat_map(move |(n, frame)| huge(n).into_iter().chain([frame]));
+        let kept = self.script.error_at.map_or(usize::MAX, |at| at as usize);
         let eol = self.script.eol;
-        let ends = |frame: String| {
-            if eol == "\n" { frame } else { frame.replace('\n', eol) }
-        };
-        frames.into_iter().map(|frame| ends(frame).into_bytes()).collect()
+        frames.take(kept).chain(self.script.error_at.map(|at| self.error(at))).map(move |frame| {
+            if eol == "\n" { frame } else { frame.replace('\n', eol) }.into_bytes()
+        })
     }
 
-    fn openai(&self) -> Vec<String> {
-        let chunk = |choices: Value, usage: Value| {
-            let mut chunk = json!({
-                "id": format!("chatcmpl-{}", self.id), "object": "chat.completion.chunk",
-                "created": 1_700_000_000, "model": self.model, "system_fingerprint": null,
-                "choices": choices,
-            });
-            if self.usage {
-                chunk["usage"] = usage;
-            }
-            format!("data: {chunk}\n\n")
+    fn error(&self, at: u32) -> String {
+        let error = ErrorText {
+            status: 529,
+            code: "overloaded",
+            message: "the mock was told to fail here",
+            request_id: &self.id,
+            sequence: u64::from(at),
         };
-        let delta = |delta: Value, finish: Value| json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish}]);
-        let role = delta(json!({"role": "assistant", "content": ""}), Value::Null);
-        let mut frames = vec![chunk(role, Value::Null)];
-        for token in &self.tokens {
-            frames.push(chunk(delta(json!({"content": token}), Value::Null), Value::Null));
+        let mut frame = Vec::new();
+        self.dialect.error_frame(&error, &mut frame);
+        String::from_utf8_lossy(&frame).into_owned()
+    }
+
+    /// The frames before the first token.
+    fn opening(&self) -> Vec<String> {
+        match self.dialect {
+            Dialect::OpenAiChat => {
+                let role = json!({"role": "assistant", "content": ""});
+                vec![self.chunk(delta(&role, Value::Null), Value::Null)]
+            }
+            Dialect::OpenAiResponses => self.responses_opening(),
+            Dialect::Anthropic => self.anthropic_opening(),
+            Dialect::DashScope | Dialect::Gemini | Dialect::Generic => Vec::new(),
         }
-        frames.push(chunk(delta(json!({}), json!("stop")), Value::Null));
+    }
+
+    /// The frame of token `n`; `so_far` collects the text where a dialect repeats it.
+    fn token(&self, n: usize, token: &str, so_far: &mut String) -> String {
+        let last = n + 1 == self.script.tokens as usize;
+        match self.dialect {
+            Dialect::OpenAiChat => {
+                self.chunk(delta(&json!({"content": token}), Value::Null), Value::Null)
+            }
+            Dialect::OpenAiResponses => {
+                let data = json!({"type": "response.output_text.delta", "delta": token,
+                    "logprobs": []});
+                numbered(RESPONSES_OPENING + n, self.placed(data))
+            }
+            Dialect::Anthropic => named(&json!({"type": "content_block_delta", "index": 0,
+                "delta": {"type": "text_delta", "text": token}})),
+            Dialect::DashScope => {
+                if !self.incremental {
+                    so_far.push_str(token);
+                }
+                let text = if self.incremental { token } else { so_far.as_str() };
+                let data = self.dashscope_data(text, if last { "stop" } else { "null" }, n + 1);
+                format!("id:{}\nevent:result\n:HTTP_STATUS/200\ndata:{data}\n\n", n + 1)
+            }
+            Dialect::Gemini => self.gemini(n, token, last),
+            Dialect::Generic => format!("data: {}\n\n", token.replace('\n', "\ndata: ")),
+        }
+    }
+
+    /// How many frames [`closing`](Self::closing) has.
+    fn closing_frames(&self) -> usize {
+        match self.dialect {
+            Dialect::OpenAiChat => 2 + usize::from(self.usage),
+            Dialect::OpenAiResponses => 4,
+            Dialect::Anthropic => 3,
+            Dialect::DashScope | Dialect::Gemini => 0,
+            Dialect::Generic => 1,
+        }
+    }
+
+    /// The frames behind the last token.
+    fn closing(&self) -> Vec<String> {
+        let done = || "data: [DONE]\n\n".to_owned();
+        match self.dialect {
+            Dialect::OpenAiChat => {
+                let mut frames = vec![self.chunk(delta(&json!({}), json!("stop")), Value::Null)];
+                if self.usage {
+                    frames.push(self.chunk(json!([]), self.openai_usage()));
+                }
+                frames.push(done());
+                frames
+            }
+            Dialect::OpenAiResponses => self.responses_closing(),
+            Dialect::Anthropic => vec![
+                named(&json!({"type": "content_block_stop", "index": 0})),
+                named(&json!({"type": "message_delta",
+                    "delta": {"stop_reason": "end_turn", "stop_sequence": null},
+                    "usage": {"output_tokens": self.script.tokens}})),
+                named(&json!({"type": "message_stop"})),
+            ],
+            Dialect::DashScope | Dialect::Gemini => Vec::new(),
+            Dialect::Generic => vec![done()],
+        }
+    }
+
+    fn chunk(&self, choices: Value, usage: Value) -> String {
+        let mut chunk = json!({
+            "id": format!("chatcmpl-{}", self.id), "object": "chat.completion.chunk",
+            "created": 1_700_000_000, "model": self.model, "system_fingerprint": null,
+            "choices": choices,
+        });
         if self.usage {
-            frames.push(chunk(json!([]), self.openai_usage()));
+            chunk["usage"] = usage;
         }
-        frames.push("data: [DONE]\n\n".to_owned());
-        frames
+        format!("data: {chunk}\n\n")
     }
 
     fn openai_usage(&self) -> Value {
-        let n = self.tokens.len();
+        let n = self.script.tokens;
         json!({"prompt_tokens": 7, "completion_tokens": n, "total_tokens": n + 7})
     }
 
-    fn anthropic(&self) -> Vec<String> {
-        let event = |data: Value| {
-            format!("event: {}\ndata: {data}\n\n", data["type"].as_str().unwrap_or_default())
-        };
-        let mut message = self.anthropic_message();
+    fn anthropic_opening(&self) -> Vec<String> {
+        let mut message = self.anthropic_message("");
         message["content"] = json!([]);
         message["stop_reason"] = Value::Null;
         message["usage"]["output_tokens"] = json!(1);
-        let mut frames = vec![
-            event(json!({"type": "message_start", "message": message})),
-            event(json!({"type": "content_block_start", "index": 0,
+        vec![
+            named(&json!({"type": "message_start", "message": message})),
+            named(&json!({"type": "content_block_start", "index": 0,
                 "content_block": {"type": "text", "text": ""}})),
-            event(json!({"type": "ping"})),
-        ];
-        for token in &self.tokens {
-            frames.push(event(json!({"type": "content_block_delta", "index": 0,
-                "delta": {"type": "text_delta", "text": token}})));
-        }
-        frames.push(event(json!({"type": "content_block_stop", "index": 0})));
-        frames.push(event(json!({"type": "message_delta",
-            "delta": {"stop_reason": "end_turn", "stop_sequence": null},
-            "usage": {"output_tokens": self.tokens.len()}})));
-        frames.push(event(json!({"type": "message_stop"})));
-        frames
+            named(&json!({"type": "ping"})),
+        ]
     }
 
-    fn anthropic_message(&self) -> Value {
+    fn anthropic_message(&self, text: &str) -> Value {
         json!({"id": format!("msg_{}", self.id), "type": "message", "role": "assistant",
-            "model": self.model, "content": [{"type": "text", "text": self.text()}],
+            "model": self.model, "content": [{"type": "text", "text": text}],
             "stop_reason": "end_turn", "stop_sequence": null,
-            "usage": {"input_tokens": 7, "output_tokens": self.tokens.len()}})
+            "usage": {"input_tokens": 7, "output_tokens": self.script.tokens}})
     }
 
-    fn responses(&self) -> Vec<String> {
-        let mut sequence = 0;
-        let mut event = |mut data: Value| {
-            data["sequence_number"] = json!(sequence);
-            sequence += 1;
-            format!("event: {}\ndata: {data}\n\n", data["type"].as_str().unwrap_or_default())
-        };
-        let item = format!("msg_{}", self.id);
+    fn responses_opening(&self) -> Vec<String> {
         let started = self.response("in_progress");
-        let part = |text: &str| json!({"type": "output_text", "text": text, "annotations": []});
-        let place = json!({"item_id": item, "output_index": 0, "content_index": 0});
-        let placed = |mut data: Value| {
-            for (key, value) in place.as_object().into_iter().flatten() {
-                data[key] = value.clone();
-            }
-            data
-        };
-        let mut frames = vec![
-            event(json!({"type": "response.created", "response": started})),
-            event(json!({"type": "response.in_progress", "response": started})),
-            event(json!({"type": "response.output_item.added", "output_index": 0, "item": {
-                "id": item, "type": "message", "status": "in_progress", "role": "assistant",
-                "content": []}})),
-            event(placed(json!({"type": "response.content_part.added", "part": part("")}))),
+        let events: [Value; RESPONSES_OPENING] = [
+            json!({"type": "response.created", "response": started}),
+            json!({"type": "response.in_progress", "response": started}),
+            json!({"type": "response.output_item.added", "output_index": 0, "item": {
+                "id": format!("msg_{}", self.id), "type": "message", "status": "in_progress",
+                "role": "assistant", "content": []}}),
+            self.placed(json!({"type": "response.content_part.added", "part": part("")})),
         ];
-        for token in &self.tokens {
-            frames.push(event(placed(
-                json!({"type": "response.output_text.delta", "delta": token, "logprobs": []}),
-            )));
-        }
+        events.into_iter().enumerate().map(|(n, data)| numbered(n, data)).collect()
+    }
+
+    fn responses_closing(&self) -> Vec<String> {
         let text = self.text();
-        frames.push(event(placed(
-            json!({"type": "response.output_text.done", "text": text, "logprobs": []}),
-        )));
-        frames.push(event(placed(
-            json!({"type": "response.content_part.done", "part": part(&text)}),
-        )));
         let done = self.response("completed");
-        frames.push(event(json!({"type": "response.output_item.done", "output_index": 0,
-            "item": done["output"][0]})));
-        frames.push(event(json!({"type": "response.completed", "response": done})));
-        frames
+        let first = RESPONSES_OPENING + self.script.tokens as usize;
+        let events = [
+            self.placed(json!({"type": "response.output_text.done", "text": text, "logprobs": []})),
+            self.placed(json!({"type": "response.content_part.done", "part": part(&text)})),
+            json!({"type": "response.output_item.done", "output_index": 0,
+                "item": done["output"][0]}),
+            json!({"type": "response.completed", "response": done}),
+        ];
+        events.into_iter().enumerate().map(|(n, data)| numbered(first + n, data)).collect()
+    }
+
+    /// Says which part of the answer an event of the Responses API belongs to.
+    fn placed(&self, mut data: Value) -> Value {
+        data["item_id"] = json!(format!("msg_{}", self.id));
+        data["output_index"] = json!(0);
+        data["content_index"] = json!(0);
+        data
     }
 
     fn response(&self, status: &str) -> Value {
@@ -242,7 +283,7 @@ impl<'a> Answer<'a> {
         let output = json!([{"id": format!("msg_{}", self.id), "type": "message",
             "status": "completed", "role": "assistant", "content": [
                 {"type": "output_text", "text": self.text(), "annotations": []}]}]);
-        let n = self.tokens.len();
+        let n = self.script.tokens;
         let usage = json!({"input_tokens": 7, "input_tokens_details": {"cached_tokens": 0},
             "output_tokens": n, "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": n + 7});
@@ -254,44 +295,22 @@ impl<'a> Answer<'a> {
             "usage": if done { usage } else { Value::Null }})
     }
 
-    fn dashscope(&self) -> Vec<String> {
-        let mut so_far = String::new();
-        let last = self.tokens.len().saturating_sub(1);
-        let frames = self.tokens.iter().enumerate().map(|(n, token)| {
-            so_far.push_str(token);
-            let text = if self.incremental { token } else { &so_far };
-            let data = self.dashscope_data(text, if n == last { "stop" } else { "null" }, n + 1);
-            format!("id:{}\nevent:result\n:HTTP_STATUS/200\ndata:{data}\n\n", n + 1)
-        });
-        frames.collect()
-    }
-
     fn dashscope_data(&self, text: &str, finish: &str, output: usize) -> Value {
         json!({"output": {"text": text, "finish_reason": finish},
             "usage": {"input_tokens": 7, "output_tokens": output, "total_tokens": output + 7},
             "request_id": self.id})
     }
 
-    fn gemini(&self) -> Vec<String> {
-        let last = self.tokens.len().saturating_sub(1);
-        let frames = self.tokens.iter().enumerate().map(|(n, token)| {
-            let mut candidate = json!({"index": 0,
-                "content": {"parts": [{"text": token}], "role": "model"}});
-            if n == last {
-                candidate["finishReason"] = json!("STOP");
-            }
-            let data = json!({"candidates": [candidate], "modelVersion": self.model,
-                "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": n + 1,
-                    "totalTokenCount": n + 8}});
-            format!("data: {data}\n\n")
-        });
-        frames.collect()
-    }
-
-    fn plain(&self) -> Vec<String> {
-        let tokens = self.tokens.iter().map(|token| token.replace('\n', "\ndata: "));
-        let frames = tokens.map(|token| format!("data: {token}\n\n"));
-        frames.chain(["data: [DONE]\n\n".to_owned()]).collect()
+    fn gemini(&self, n: usize, token: &str, last: bool) -> String {
+        let mut candidate = json!({"index": 0,
+            "content": {"parts": [{"text": token}], "role": "model"}});
+        if last {
+            candidate["finishReason"] = json!("STOP");
+        }
+        let data = json!({"candidates": [candidate], "modelVersion": self.model,
+            "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": n + 1,
+                "totalTokenCount": n + 8}});
+        format!("data: {data}\n\n")
     }
 
     /// The whole answer as one JSON document.
@@ -303,11 +322,35 @@ impl<'a> Answer<'a> {
                     "message": {"role": "assistant", "content": self.text(), "refusal": null}}],
                 "usage": self.openai_usage()}),
             Dialect::OpenAiResponses => self.response("completed"),
-            Dialect::Anthropic => self.anthropic_message(),
-            Dialect::DashScope => self.dashscope_data(&self.text(), "stop", self.tokens.len()),
+            Dialect::Anthropic => self.anthropic_message(&self.text()),
+            Dialect::DashScope => {
+                self.dashscope_data(&self.text(), "stop", self.script.tokens as usize)
+            }
             Dialect::Gemini | Dialect::Generic => json!({"text": self.text()}),
         }
     }
+}
+
+/// Frames of the Responses API before the first token.
+const RESPONSES_OPENING: usize = 4;
+
+fn delta(delta: &Value, finish: Value) -> Value {
+    json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish}])
+}
+
+fn part(text: &str) -> Value {
+    json!({"type": "output_text", "text": text, "annotations": []})
+}
+
+/// An event named by its type.
+fn named(data: &Value) -> String {
+    format!("event: {}\ndata: {data}\n\n", data["type"].as_str().unwrap_or_default())
+}
+
+/// The same with its number (Responses API).
+fn numbered(number: usize, mut data: Value) -> String {
+    data["sequence_number"] = json!(number);
+    named(&data)
 }
 
 #[cfg(test)]
@@ -321,8 +364,11 @@ mod tests {
             let script = Script { tokens: 40, seed: 3, eol: "\n", ..Script::default() };
             let asked = || Asked { incremental: true, ..Asked::default() };
             let answer = Answer::new(&script, dialect, asked());
-            let frames = answer.frames();
-            assert_eq!(frames, Answer::new(&script, dialect, asked()).frames());
+            let frames: Vec<_> = answer.frames().collect();
+            let again = Answer::new(&script, dialect, asked());
+            assert_eq!(frames, again.frames().collect::<Vec<_>>());
+            let parts = answer.opening().len() + 40 + answer.closing().len();
+            assert_eq!((frames.len(), answer.closing().len()), (parts, answer.closing_frames()));
             let mut text = String::new();
             for frame in &frames {
                 let data = Event::parse(frame).data.expect("every frame has data");

@@ -17,7 +17,7 @@ use crate::flow::stream::Stream;
 use crate::http1::Status;
 use crate::http1::head::{ResponseHead, parse_response};
 use crate::limits::INTERIM_RESPONSES_MAX;
-use crate::net::stream::{Peer, Transport};
+use crate::net::stream::Transport;
 use crate::net::wait::{poll_deadline, poll_slot};
 use crate::outcome::Outcome;
 
@@ -33,6 +33,8 @@ pub struct Ask<'a> {
     pub downstream: &'a Transport,
     /// Bytes from the client not taken yet.
     pub inbox: &'a mut Inbox,
+    /// Where the end of an interim response goes that the client does not take at once.
+    pub unsent: &'a mut Vec<u8>,
     /// The request's head as it goes up.
     pub head: &'a [u8],
     /// The request's body on its way up.
@@ -238,15 +240,22 @@ impl Ask<'_> {
         }
     }
 
-    /// Passes an interim response down, where the client can take it at once; one that cannot is
-    /// dropped, which RFC 9110, section 15.2 allows for all but 100, and a client that waits for
-    /// 100 has nothing in its way.
-    fn pass_interim(&self, head: &ResponseHead) {
+    /// Passes an interim response down as far as the client takes it at once. One behind another
+    /// that is not taken whole is dropped: nobody reads, and they are hints (RFC 9110, section
+    /// 15.2).
+    fn pass_interim(&mut self, head: &ResponseHead) {
         let unasked = head.status() == 100 && !self.expects_continue;
-        if self.interim && !unasked && self.downstream.peer() != Peer::Reset {
-            let mut bytes = Vec::new();
-            crate::http1::forward::encode_interim(head, &mut bytes);
-            let _ = self.downstream.try_send(&bytes);
+        if !self.interim || unasked || !self.unsent.is_empty() {
+            return;
+        }
+        let mut bytes = Vec::new();
+        crate::http1::forward::encode_interim(head, &mut bytes);
+        // A failing write is seen by the watch on the client's side.
+        if let Ok(Some(sent)) = self.downstream.try_send(&bytes)
+            && sent < bytes.len()
+        {
+            bytes.drain(..sent);
+            *self.unsent = bytes;
         }
     }
 

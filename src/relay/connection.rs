@@ -12,6 +12,7 @@ use super::inbox::{Filled, Inbox};
 use super::{Core, Registration, Stage, exchange};
 use crate::clock;
 use crate::dialect::Dialect;
+use crate::error::{Failure, Phase};
 use crate::http1::Status;
 use crate::http1::head::{RequestHead, parse_request};
 use crate::limits::{LINGER_BYTES_MAX, LINGER_TIMEOUT};
@@ -29,6 +30,8 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// Bytes received and not taken.
     pub inbox: Inbox,
+    /// The end of an interim response that the client has not taken yet; goes before all else.
+    pub unsent: Vec<u8>,
     /// Its entry in the core.
     pub registration: Registration,
 }
@@ -68,8 +71,14 @@ pub async fn serve(core: Rc<Core>, transport: Transport, peer: SocketAddr) {
         Poll::Ready(())
     })
     .await;
-    let mut connection =
-        Connection { core, transport, peer, inbox: Inbox::default(), registration };
+    let mut connection = Connection {
+        core,
+        transport,
+        peer,
+        inbox: Inbox::default(),
+        unsent: Vec::new(),
+        registration,
+    };
     let mut first = true;
     let after = loop {
         match connection.next(first).await {
@@ -174,7 +183,13 @@ impl Connection {
     ///
     /// # Errors
     /// The client is gone, or takes nothing for the write timeout.
-    pub async fn send_all(&self, mut bytes: &[u8]) -> Result<(), Outcome> {
+    pub async fn send_all(&mut self, bytes: &[u8]) -> Result<(), Outcome> {
+        let unsent = std::mem::take(&mut self.unsent);
+        self.send(&unsent).await?;
+        self.send(bytes).await
+    }
+
+    async fn send(&self, mut bytes: &[u8]) -> Result<(), Outcome> {
         let (mut writable, mut timer) = (pin!(None), pin!(None));
         while !bytes.is_empty() {
             match self.transport.try_send(bytes) {
@@ -198,6 +213,46 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Waits for `work`, which never touches the client, while the client may leave; then `work`
+    /// is dropped.
+    ///
+    /// # Errors
+    /// The client left, or the drain's grace is over.
+    pub async fn beside<F: Future>(&mut self, work: F) -> Result<F::Output, Failure> {
+        let (mut stirred, mut work) = (pin!(None), pin!(work));
+        let Self { core, transport, inbox, .. } = self;
+        let mut watching = true;
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = work.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            if core.stage() == Stage::Ending {
+                let message = "the relay is shutting down";
+                let failure = Failure::upstream(Phase::Connect, Outcome::Drained, message);
+                return Poll::Ready(Err(failure));
+            }
+            while watching && poll_slot(stirred.as_mut(), || transport.readable(), cx).is_ready() {
+                match inbox.fill(transport) {
+                    Ok(Filled::More | Filled::Nothing) => {}
+                    // More than an inbox holds: it is noticed leaving when that is taken.
+                    Ok(Filled::Full) => watching = false,
+                    Ok(Filled::Closed) if core.plan.half_close => watching = false,
+                    Ok(Filled::Closed) | Err(_) => {
+                        let message = "the client left before the request was sent";
+                        let gone = Outcome::ClientGone;
+                        return Poll::Ready(Err(Failure::downstream(
+                            Phase::Connect,
+                            gone,
+                            message,
+                        )));
+                    }
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// Closes in order: tells the client that nothing more comes, and takes what it is still

@@ -8,7 +8,7 @@ use super::ask::{Answer, Ask};
 use super::connection::{After, Connection};
 use super::inbox::Inbox;
 use super::pump::{Pump, send_queued};
-use super::record::Record;
+use super::record::{Record, shown};
 use crate::balance::retry::retry_after;
 use crate::clock;
 use crate::dialect::Dialect;
@@ -22,7 +22,7 @@ use crate::http1::body::BodyDecoder;
 use crate::http1::forward::{ForwardRequest, ForwardResponse, encode_request, encode_response};
 use crate::http1::head::{BodyFraming, RequestHead};
 use crate::limits::{CONNECT_CHAIN_TIMEOUT, PEEK_BODY_BYTES_MAX, REPLAY_BODY_BYTES_MAX};
-use crate::net::stream::{Peer, Transport};
+use crate::net::stream::Transport;
 use crate::outcome::Outcome;
 use crate::upstream::connect;
 
@@ -182,7 +182,8 @@ async fn attempt_all(
         };
         core.metrics.retries.inc();
         if !wait.is_zero() {
-            pause(connection, wait).await.map_err(|failure| refusal(&failure, &body))?;
+            let waited = connection.beside(monoio::time::sleep(wait)).await;
+            waited.map_err(|failure| refusal(&failure, &body))?;
         }
         body.restart();
     }
@@ -192,37 +193,6 @@ fn refusal(failure: &Failure, body: &Stream) -> Refusal {
     let mut refusal = Refusal::new(failure.status(), failure.outcome, failure.message.clone());
     refusal.body_read = body.is_ended() && failure.side != Side::Downstream;
     refusal
-}
-
-/// Waits before the next attempt, watching the client.
-async fn pause(connection: &Connection, wait: Duration) -> Result<(), Failure> {
-    use std::future::poll_fn;
-    use std::pin::pin;
-    use std::task::Poll;
-
-    use crate::net::wait::{poll_deadline, poll_slot};
-    let deadline = clock::now() + wait;
-    let (mut stirred, mut timer) = (pin!(None), pin!(None));
-    let mut watching = true;
-    poll_fn(|cx| {
-        let downstream = &connection.transport;
-        if watching && poll_slot(stirred.as_mut(), || downstream.readable(), cx).is_ready() {
-            match downstream.peer() {
-                Peer::Closed | Peer::Reset => {
-                    let message = "the client left while a retry was waited for";
-                    let outcome = Outcome::ClientGone;
-                    return Poll::Ready(Err(Failure::downstream(Phase::Connect, outcome, message)));
-                }
-                Peer::Quiet | Peer::Talking => watching = false,
-            }
-        }
-        if connection.core.stage() == Stage::Ending {
-            let message = "the relay is shutting down";
-            return Poll::Ready(Err(Failure::upstream(Phase::Connect, Outcome::Drained, message)));
-        }
-        poll_deadline(timer.as_mut(), Some(deadline), cx).map(Ok)
-    })
-    .await
 }
 
 fn encode_upstream_head(connection: &Connection, head: &RequestHead, record: &Record) -> Vec<u8> {
@@ -256,7 +226,7 @@ fn peek_body(record: &Record, body: &Stream) {
         && kept.first().is_some_and(|byte| !byte.is_ascii_alphanumeric())
     {
         let seen = &kept[..kept.len().min(PEEK_BODY_BYTES_MAX)];
-        record.model.replace(peek(seen).model);
+        record.model.replace(peek(seen).model.as_deref().map(shown));
     }
 }
 
@@ -280,6 +250,7 @@ async fn attempt(
         reused: lease.reused,
         downstream: &connection.transport,
         inbox: &mut connection.inbox,
+        unsent: &mut connection.unsent,
         head: request,
         body,
         interim: head.version() == Version::Http11,
@@ -294,8 +265,8 @@ async fn attempt(
 }
 
 /// A pooled connection, or a new one.
-async fn lease(connection: &Connection, chain_deadline: Instant) -> Result<Lease, Failure> {
-    let core = &connection.core;
+async fn lease(connection: &mut Connection, chain_deadline: Instant) -> Result<Lease, Failure> {
+    let core = std::rc::Rc::clone(&connection.core);
     let (pooled, dropped) = core.pool.lease(clock::now());
     core.note_pool(dropped);
     if let Some(transport) = pooled {
@@ -308,8 +279,8 @@ async fn lease(connection: &Connection, chain_deadline: Instant) -> Result<Lease
     })?;
     core.metrics.upstream_connects.inc();
     let timeout = core.plan.connect_timeout;
-    let connected = connect::connect(authority, &addresses, timeout, chain_deadline).await;
-    match connected {
+    let connect = connect::connect(authority, &addresses, timeout, chain_deadline);
+    match connection.beside(connect).await? {
         Ok(transport) => Ok(Lease { transport, reused: false }),
         Err(failure) => {
             core.metrics.upstream_connect_errors.inc();
@@ -459,6 +430,7 @@ async fn pump(
     }
     let extra = !rest.is_empty();
     drop(rest);
+    timers.set_paused(now, !stream.wants_more() && !stream.is_ended());
     if let Some(fault) = fault {
         return Err(fault);
     }

@@ -62,6 +62,8 @@ pub struct Core {
     streams: Cell<usize>,
     stage: Cell<Stage>,
     connections: RefCell<Slab<Connected>>,
+    /// The core's own tasks that wait for the shutdown to go on.
+    watchers: RefCell<Vec<Waker>>,
 }
 
 /// A live connection, so that it can be woken and shown.
@@ -111,6 +113,7 @@ impl Core {
             streams: Cell::new(0),
             stage: Cell::new(Stage::Serving),
             connections: RefCell::default(),
+            watchers: RefCell::default(),
         })
     }
 
@@ -132,6 +135,20 @@ impl Core {
                 waker.wake_by_ref();
             }
         }
+        self.wake_watchers();
+    }
+
+    /// Wakes the task of `waker` at each further stage, and when a shutdown has seen the last
+    /// connection go.
+    pub fn watch(&self, waker: &Waker) {
+        let mut watchers = self.watchers.borrow_mut();
+        if !watchers.iter().any(|known| known.will_wake(waker)) {
+            watchers.push(waker.clone());
+        }
+    }
+
+    fn wake_watchers(&self) {
+        self.watchers.borrow().iter().for_each(Waker::wake_by_ref);
     }
 
     /// Live connections.
@@ -139,10 +156,11 @@ impl Core {
         self.connections.borrow().len()
     }
 
-    /// Looks after the pool; to be called now and then.
+    /// Looks after the pools of connections and of blocks; to be called now and then.
     pub fn sweep(&self, now: Instant) {
         let dropped = self.pool.sweep(now);
         self.note_pool(dropped);
+        crate::buf::trim();
         let usage = crate::buf::pool_usage();
         self.metrics.buffers_in_use.set(usage.blocks as i64);
         self.metrics.buffered_bytes.set(usage.bytes as i64);
@@ -203,6 +221,9 @@ impl Drop for Registration {
     fn drop(&mut self) {
         self.core.connections.borrow_mut().try_remove(self.key);
         self.core.metrics.connections_active.sub(1);
+        if self.core.stage() != Stage::Serving && self.core.connections() == 0 {
+            self.core.wake_watchers();
+        }
     }
 }
 

@@ -190,6 +190,7 @@ impl Pump<'_> {
             self.stream.finish();
         } else if !self.stream.wants_more() {
             self.timers.set_paused(now, true);
+            self.record.live.state.set("paused");
         }
         Ok(())
     }
@@ -217,6 +218,7 @@ impl Pump<'_> {
                 if sent.resumed {
                     self.core.metrics.resumes.inc();
                     self.timers.set_paused(now, false);
+                    self.record.live.state.set("streaming");
                     self.upstream_ready = true;
                 }
                 Ok(())

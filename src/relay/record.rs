@@ -13,6 +13,7 @@ use crate::clock;
 use crate::dialect::Dialect;
 use crate::flow::stream::Carried;
 use crate::http1::head::RequestHead;
+use crate::limits::SHOWN_TEXT_BYTES_MAX;
 use crate::outcome::Outcome;
 use crate::telemetry::log::AccessLine;
 use crate::telemetry::streams::StreamInfo;
@@ -76,7 +77,7 @@ pub struct Record {
     /// It is an event stream.
     pub stream: Cell<bool>,
     /// The model named in the request's body.
-    pub model: RefCell<Option<String>>,
+    pub model: RefCell<Option<Box<str>>>,
     /// What went wrong, in one line.
     pub error: RefCell<Option<String>>,
     /// Heartbeats sent.
@@ -99,8 +100,8 @@ impl Record {
         let live = Rc::new(Live {
             request_id: request_id(head),
             client,
-            method: head.method().into(),
-            path: head.path().into(),
+            method: shown(head.method()),
+            path: shown(head.path()),
             upstream: core.endpoint.authority.as_str().into(),
             worker: core.worker,
             started: clock::now(),
@@ -236,6 +237,15 @@ impl Drop for Record {
         // Only an unwinding task comes here with an open account.
         self.close(Outcome::Panicked);
     }
+}
+
+/// As much of a text the client chose as is kept.
+pub(super) fn shown(text: &str) -> Box<str> {
+    let mut end = text.len().min(SHOWN_TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].into()
 }
 
 /// The client's X-Request-Id where it is short and harmless, else a fresh one.

@@ -1,17 +1,22 @@
 //! The access log, one JSON line per exchange, and the operational log on standard error.
 //!
-//! Workers put finished lines into a bounded queue; one thread writes them. A full queue drops
-//! the line and says so to the worker, which counts it: a slow disk must not slow a stream.
+//! Workers put finished lines into a queue bounded in lines and in bytes; one thread writes them.
+//! A full queue drops the line and says so to the worker, which counts it: a slow disk must not
+//! slow a stream.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
+
+use crate::limits::ACCESS_LOG_QUEUE_BYTES_MAX;
 
 /// Lines that may wait for the writer.
 const QUEUE_LINES_MAX: usize = 16 * 1024;
@@ -78,6 +83,8 @@ enum Message {
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     queue: Option<SyncSender<Message>>,
+    /// Bytes that wait for the writer, of all workers.
+    waiting: Arc<AtomicUsize>,
 }
 
 /// The writer's end: reopens and closes it.
@@ -90,7 +97,7 @@ pub struct Writer {
 impl AccessLog {
     /// No access log.
     pub fn off() -> (Self, Writer) {
-        (Self { queue: None }, Writer { queue: None, thread: None })
+        (Self { queue: None, waiting: Arc::default() }, Writer { queue: None, thread: None })
     }
 
     /// To standard output.
@@ -115,11 +122,13 @@ impl AccessLog {
     ) -> io::Result<(Self, Writer)> {
         let (to, from) = sync_channel(QUEUE_LINES_MAX);
         let first = open()?;
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let written = Arc::clone(&waiting);
         let thread = std::thread::Builder::new()
             .name("access-log".into())
-            .spawn(move || write_lines(&from, BufWriter::new(first), &open))?;
+            .spawn(move || write_lines(&from, BufWriter::new(first), &open, &written))?;
         let writer = Writer { queue: Some(to.clone()), thread: Some(thread) };
-        Ok((Self { queue: Some(to) }, writer))
+        Ok((Self { queue: Some(to), waiting }, writer))
     }
 
     /// Whether lines are wanted.
@@ -137,7 +146,14 @@ impl AccessLog {
             return false;
         }
         bytes.push(b'\n');
-        queue.try_send(Message::Line(bytes)).is_ok()
+        let len = bytes.len();
+        let queued = self.waiting.fetch_add(len, Ordering::Relaxed) + len
+            <= ACCESS_LOG_QUEUE_BYTES_MAX
+            && queue.try_send(Message::Line(bytes)).is_ok();
+        if !queued {
+            self.waiting.fetch_sub(len, Ordering::Relaxed);
+        }
+        queued
     }
 }
 
@@ -164,6 +180,7 @@ fn write_lines(
     from: &Receiver<Message>,
     mut out: BufWriter<Box<dyn Write + Send>>,
     open: &dyn Fn() -> io::Result<Box<dyn Write + Send>>,
+    waiting: &AtomicUsize,
 ) {
     loop {
         let message = match from.try_recv() {
@@ -180,6 +197,7 @@ fn write_lines(
         match message {
             Message::Line(line) => {
                 let _ = out.write_all(&line);
+                waiting.fetch_sub(line.len(), Ordering::Relaxed);
             }
             Message::Reopen => {
                 let _ = out.flush();
@@ -230,6 +248,71 @@ pub fn init(level: log::LevelFilter) {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    /// A disk that is stuck until it is told to go on.
+    struct Stuck(Receiver<()>, Arc<AtomicUsize>);
+
+    impl Write for Stuck {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            self.1.fetch_add(buf.len(), Ordering::Relaxed);
+            Ok(buf.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn line(path: &str) -> AccessLine<'_> {
+        AccessLine {
+            time: UNIX_EPOCH,
+            request_id: "r",
+            client: SocketAddr::from(([127, 0, 0, 1], 1)),
+            method: "POST",
+            path,
+            status: 200,
+            dialect: "generic",
+            model: None,
+            outcome: "done",
+            attempts: 1,
+            reused: false,
+            stream: true,
+            frames: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            first_byte_ms: None,
+            first_frame_ms: None,
+            duration_ms: 0.0,
+            longest_gap_ms: None,
+            pauses: 0,
+            heartbeats: 0,
+            worker: 0,
+            error: None,
+        }
+    }
+
+    #[test]
+    fn a_stuck_disk_costs_bounded_memory_and_no_line_is_half_written() {
+        let (go, stuck) = sync_channel(0);
+        let written = Arc::new(AtomicUsize::new(0));
+        let disk = std::cell::Cell::new(Some(Stuck(stuck, Arc::clone(&written))));
+        let disk = std::sync::Mutex::new(disk);
+        let (log, writer) = AccessLog::start(move || {
+            let disk = disk.lock().map(|disk| disk.take()).ok().flatten();
+            disk.map(|disk| Box::new(disk) as Box<dyn Write + Send>)
+                .ok_or_else(|| io::Error::other("opened twice"))
+        })
+        .expect("starts");
+        let path = "x".repeat(30_000);
+        let one = serde_json::to_vec(&line(&path)).expect("JSON").len() + 1;
+        let kept = (0..1000).filter(|_| log.write(&line(&path))).count();
+        assert!(kept >= 1 && kept * one <= ACCESS_LOG_QUEUE_BYTES_MAX + 2 * one);
+        drop(go);
+        writer.close();
+        assert_eq!(written.load(Ordering::Relaxed), kept * one);
+        assert_eq!(log.waiting.load(Ordering::Relaxed), 0);
+    }
 
     #[test]
     fn timestamps_are_civil_dates() {

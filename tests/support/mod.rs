@@ -176,6 +176,9 @@ pub fn scripted(answer: &'static [u8]) -> SocketAddr {
                 }
             }
             let _ = stream.write_all(answer);
+            // A close with the request's body unread would be a reset, and could overtake.
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            while stream.read(&mut part).is_ok_and(|n| n > 0) {}
         }
     });
     addr
