@@ -71,6 +71,10 @@ pub const DRAIN_GRACE: Duration = Duration::from_secs(600);
 /// Time a closing connection waits for its peer's last bytes, so that the kernel's reset does not
 /// overtake our answer (RFC 9112, section 9.6).
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time between an in-band error and the abort behind it. A browser drops what it has not yet
+/// handed to its page when the connection breaks: without a pause Chromium lost 5 to 80 of 100
+/// errors, with 5 ms none of 320; a busy page takes longer.
+pub const ABORT_DELAY: Duration = Duration::from_millis(250);
 /// Bytes read and dropped while lingering.
 pub const LINGER_BYTES_MAX: usize = 512 * 1024;
 

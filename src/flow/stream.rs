@@ -20,6 +20,8 @@ use super::write_buffer::{LINE_BYTES_MAX, WriteBuffer};
 use crate::dialect::Dialect;
 use crate::http1::body::{BodyDecoder, BodyError, Step};
 use crate::http1::chunked::encode_chunk_line;
+use crate::limits::READ_BUFFER_BYTES;
+use crate::sse::BOM;
 use crate::sse::scanner::Scanner;
 
 /// How the body is framed on the side it is sent to.
@@ -66,6 +68,8 @@ struct Events {
     terminal: bool,
     /// A frame above the limit is on its way in pieces; nothing may be inserted until it ends.
     overlong: bool,
+    /// A frame of our own went out before any payload.
+    own_first: bool,
 }
 
 /// See the module's description.
@@ -86,6 +90,10 @@ pub struct Stream {
     pending: Vec<Range<u64>>,
     paused: bool,
     ended: bool,
+    /// The end is queued; nothing may follow it.
+    finished: bool,
+    /// Payload bytes that were dropped: a byte order mark behind a frame of our own.
+    dropped: u64,
     /// A copy of the payload, for sending it again.
     kept: Option<Kept>,
 }
@@ -126,6 +134,8 @@ impl Stream {
             pending: Vec::new(),
             paused: false,
             ended: false,
+            finished: false,
+            dropped: 0,
             kept: None,
         }
     }
@@ -152,6 +162,7 @@ impl Stream {
         self.pending.clear();
         self.clean = false;
         self.paused = false;
+        self.finished = false;
         self.push_frame(payload);
         if self.ended {
             self.finish();
@@ -173,6 +184,7 @@ impl Stream {
             prefix_len: 0,
             terminal: false,
             overlong: false,
+            own_first: false,
         };
         Self { events: Some(events), ..Self::opaque(decoder, outgoing, marks) }
     }
@@ -232,7 +244,6 @@ impl Stream {
                     {
                         self.kept = None;
                     }
-                    self.carried.bytes_in += len as u64;
                     at += len;
                     if self.pending.len() == PENDING_RANGES_MAX {
                         // Positions mean nothing across a join: what may go out goes before it.
@@ -242,7 +253,12 @@ impl Stream {
                         self.release_to(boundary.min(payload));
                         self.join_pending();
                     }
+                    let before = self.carried.bytes_in;
+                    self.carried.bytes_in += len as u64;
                     self.hold(payload..first + at as u64);
+                    if before < BOM.len() as u64 {
+                        self.drop_mark();
+                    }
                 }
                 Ok(Step::Framing(len)) => {
                     at += len;
@@ -279,16 +295,14 @@ impl Stream {
             self.release_clean(position);
         }
         self.release_to(boundary);
-        if self.held() > self.marks.frame_max || self.is_overlong() {
+        // What stands between pieces of payload (chunk extensions) takes memory like them.
+        let span = (received - self.held_from(received)) as usize;
+        let too_long = self.held() > self.marks.frame_max
+            || span > self.marks.frame_max.saturating_add(READ_BUFFER_BYTES);
+        if too_long || self.is_overlong() {
             self.release_overlong();
         }
-        // A clean range yet to come is sent with its framing, so that is held as well.
-        let held_from = match self.pending.first() {
-            _ if self.clean && !self.ended => self.released,
-            Some(range) => range.start,
-            None => received,
-        };
-        self.buffer.hold_from(held_from);
+        self.buffer.hold_from(self.held_from(received));
         if self.buffer.queued() >= self.marks.high && !self.paused {
             self.paused = true;
             self.carried.pauses += 1;
@@ -306,6 +320,24 @@ impl Stream {
         self.pending.push(range);
     }
 
+    /// Drops the stream's byte order mark, just received, behind a frame of our own: there a
+    /// reader would take it for the start of a field's name.
+    fn drop_mark(&mut self) {
+        let first = self.events.as_ref().is_some_and(|events| events.own_first);
+        let whole = self.held() as u64 == self.carried.bytes_in && self.held() >= BOM.len();
+        if !first || !whole || !self.buffer.starts_with(&self.pending, BOM) {
+            return;
+        }
+        for _ in BOM {
+            self.pending[0].start += 1;
+            if self.pending[0].is_empty() {
+                self.pending.remove(0);
+            }
+        }
+        self.dropped = BOM.len() as u64;
+        self.clean = false;
+    }
+
     /// Puts scattered payload into one buffer of its own, so that a body in tiny chunks cannot
     /// make the queue longer than its bytes.
     fn join_pending(&mut self) {
@@ -317,7 +349,7 @@ impl Stream {
     fn release_clean(&mut self, position: u64) {
         let payload: u64 = self.pending.iter().map(|range| range.end - range.start).sum();
         debug_assert!(self.pending.iter().all(|range| range.start >= position));
-        self.carried.bytes_out = self.carried.bytes_in - payload;
+        self.carried.bytes_out = self.carried.bytes_in - payload - self.dropped;
         self.buffer.push_raw(self.released..position);
         self.released = position;
     }
@@ -358,6 +390,16 @@ impl Stream {
         }
     }
 
+    /// The position from which received bytes are still wanted. A clean range yet to come is sent
+    /// with its framing, so that is held as well.
+    fn held_from(&self, received: u64) -> u64 {
+        match self.pending.first() {
+            _ if self.clean && !self.ended => self.released,
+            Some(range) => range.start,
+            None => received,
+        }
+    }
+
     fn held(&self) -> usize {
         self.pending.iter().map(|range| (range.end - range.start) as usize).sum()
     }
@@ -372,11 +414,13 @@ impl Stream {
     }
 
     /// Queues a frame of our own (heartbeat, error) between two frames. Returns false, and
-    /// queues nothing, while an over-long frame is on its way or the body has ended.
+    /// queues nothing, while an over-long frame is on its way or behind the end.
     pub fn insert(&mut self, frame: &[u8]) -> bool {
-        if self.is_overlong() || self.events.is_none() || frame.is_empty() {
+        if self.is_overlong() || self.finished || frame.is_empty() {
             return false;
         }
+        let Some(events) = &mut self.events else { return false };
+        events.own_first |= self.carried.bytes_out == 0;
         self.push_frame(frame.into());
         true
     }
@@ -418,9 +462,11 @@ impl Stream {
         let end = self.pending.last().map_or(self.released, |range| range.end);
         self.release_to(end);
         self.buffer.hold_nothing();
+        self.finished = true;
         if self.outgoing == Outgoing::Chunked {
             self.buffer.push_static(b"0\r\n\r\n");
         }
+        self.finished = true;
     }
 
     /// Gives up what is held: half an event of a broken body must not go out.
@@ -535,223 +581,4 @@ impl Events {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::IoSlice;
-
-    use super::*;
-    use crate::http1::chunked::ChunkedDecoder;
-    use crate::limits::WRITE_SLICES_MAX;
-
-    const MARKS: Marks = Marks { high: 1 << 20, low: 1 << 19, frame_max: 4096 };
-
-    /// Takes everything queued.
-    fn drain(stream: &mut Stream) -> Vec<u8> {
-        let mut out = Vec::new();
-        while stream.buffer().queued() > 0 {
-            let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
-            let used = stream.buffer().gather(&mut slices);
-            let sent: Vec<u8> = slices[..used].iter().flat_map(|s| s.iter().copied()).collect();
-            stream.sent(sent.len());
-            out.extend(sent);
-        }
-        stream.settle();
-        out
-    }
-
-    fn receive(stream: &mut Stream, mut bytes: &[u8]) -> Result<(), BodyError> {
-        while !bytes.is_empty() && !stream.is_ended() {
-            let taken = stream.receive_copy(bytes)?;
-            bytes = &bytes[taken..];
-        }
-        Ok(())
-    }
-
-    /// The payload of a chunked body, and whether it ended.
-    fn unchunk(mut bytes: &[u8]) -> (Vec<u8>, bool) {
-        let mut decoder = ChunkedDecoder::default();
-        let mut payload = Vec::new();
-        loop {
-            match decoder.step(bytes).expect("our framing is right") {
-                Step::Framing(n) => bytes = &bytes[n..],
-                Step::Data(n) => {
-                    payload.extend_from_slice(&bytes[..n]);
-                    bytes = &bytes[n..];
-                }
-                Step::End(_) => return (payload, true),
-                Step::NeedMore => return (payload, false),
-            }
-        }
-    }
-
-    fn chunks(parts: &[&[u8]], ext: &str) -> Vec<u8> {
-        let mut out = Vec::new();
-        for part in parts {
-            out.extend_from_slice(format!("{:x}{ext}\r\n", part.len()).as_bytes());
-            out.extend_from_slice(part);
-            out.extend_from_slice(b"\r\n");
-        }
-        out.extend_from_slice(b"0\r\n\r\n");
-        out
-    }
-
-    fn chunked_events() -> Stream {
-        let decoder = BodyDecoder::Chunked(ChunkedDecoder::default());
-        Stream::events(decoder, Outgoing::Chunked, MARKS, Dialect::OpenAiChat)
-    }
-
-    #[test]
-    fn chunks_that_hold_whole_frames_are_sent_on_as_they_are() {
-        let body = chunks(&[b"data: 1\n\n", b"data: 2\n\n", b"data: [DONE]\n\n"], "");
-        let mut stream = chunked_events();
-        receive(&mut stream, &body).expect("in order");
-        stream.finish();
-        assert_eq!(drain(&mut stream), body);
-        assert!(stream.is_ended() && stream.is_finished_by_dialect());
-        assert_eq!((stream.carried().frames, stream.carried().bytes_out), (3, 32));
-    }
-
-    #[test]
-    fn every_pair_of_splits_keeps_payload_frames_and_atomicity() {
-        let frames: &[&[u8]] = &[b"data: a\n\n", b": c\r\n\r\n", b"data: [DONE]\n\n"];
-        let payload = frames.concat();
-        let together = [payload.as_slice()];
-        let bytes: Vec<&[u8]> = payload.chunks(1).collect();
-        let layouts: [&[&[u8]]; 4] =
-            [frames, &together, &[&payload[..5], &payload[5..20], &payload[20..]], &bytes];
-        for (layout, ext) in layouts.iter().flat_map(|layout| [(layout, ""), (layout, ";x")]) {
-            let body = chunks(layout, ext);
-            for a in 0..=body.len() {
-                for b in [a, (a + 3).min(body.len()), (a + 17).min(body.len())] {
-                    let mut stream = chunked_events();
-                    let mut out = Vec::new();
-                    for part in [&body[..a], &body[a..b], &body[b..]] {
-                        receive(&mut stream, part).expect("in order");
-                        out.extend(drain(&mut stream));
-                        let (sent, _) = unchunk(&out);
-                        // 15: the CR of a blank line ends its frame without waiting for LF.
-                        let whole = [0, 9, 15, 16, 30].contains(&sent.len());
-                        assert!(whole || stream.is_ended(), "half a frame went out: {sent:?}");
-                    }
-                    stream.finish();
-                    out.extend(drain(&mut stream));
-                    assert_eq!(unchunk(&out), (payload.clone(), true), "split at {a}, {b}");
-                    assert_eq!(stream.carried().frames, 3);
-                    assert!(stream.is_finished_by_dialect());
-                    assert_eq!(stream.buffer().footprint(), 0, "a waiting stream holds nothing");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_frame_above_the_limit_passes_in_pieces_and_nothing_gets_between() {
-        let huge = [b"data: ".as_slice(), &[b'x'; 20_000], b"\n\n"].concat();
-        let mut stream = chunked_events();
-        let body = chunks(&[&huge, b"data: 2\n\n"], "");
-        receive(&mut stream, &body[..10_000]).expect("in order");
-        assert!(stream.is_overlong() && !stream.insert(b": beat\n\n"));
-        let mut out = drain(&mut stream);
-        assert!(out.len() > 9_000, "it does not wait for its end");
-        receive(&mut stream, &body[10_000..]).expect("in order");
-        assert!(!stream.is_overlong());
-        stream.finish();
-        out.extend(drain(&mut stream));
-        assert_eq!(unchunk(&out), ([huge.as_slice(), b"data: 2\n\n"].concat(), true));
-    }
-
-    #[test]
-    fn frames_of_our_own_stand_between_frames_and_half_an_event_is_given_up() {
-        for outgoing in [Outgoing::Chunked, Outgoing::Plain] {
-            let mut stream = Stream::events(BodyDecoder::Close, outgoing, MARKS, Dialect::Generic);
-            receive(&mut stream, b"data: 1\n\ndata: ha").expect("in order");
-            assert!(stream.insert(b": beat\n\n"));
-            stream.discard_held();
-            let out = drain(&mut stream);
-            let payload = if outgoing == Outgoing::Chunked { unchunk(&out).0 } else { out };
-            assert_eq!(payload, b"data: 1\n\n: beat\n\n");
-        }
-    }
-
-    #[test]
-    fn marks_pause_once_and_resume_once() {
-        let marks = Marks { high: 1000, low: 500, frame_max: 4096 };
-        let mut stream = Stream::opaque(BodyDecoder::Close, Outgoing::Plain, marks);
-        receive(&mut stream, &[7; 999]).expect("in order");
-        assert!(stream.wants_more());
-        receive(&mut stream, &[7; 1]).expect("in order");
-        assert!(!stream.wants_more());
-        assert!(!stream.sent(499));
-        assert!(stream.sent(1), "at the low mark");
-        assert!(!stream.sent(1), "only once");
-        assert!(stream.wants_more());
-        assert_eq!(stream.carried().pauses, 1);
-    }
-
-    #[test]
-    fn a_held_frame_alone_never_stops_reading() {
-        let marks = Marks { high: 4096, low: 2048, frame_max: 1 << 20 };
-        let mut stream =
-            Stream::events(BodyDecoder::Close, Outgoing::Chunked, marks, Dialect::Generic);
-        receive(&mut stream, &[b'x'; 500_000]).expect("in order");
-        assert!(stream.wants_more() && stream.buffer().queued() == 0);
-    }
-
-    #[test]
-    fn a_kept_body_can_begin_again() {
-        for split in 0..5 {
-            let decoder = BodyDecoder::Chunked(ChunkedDecoder::default());
-            let mut stream = Stream::opaque(decoder, Outgoing::Chunked, MARKS).keeping(100);
-            let body = chunks(&[b"abc", b"de"], ";x");
-            let at = body.len() * split / 4;
-            receive(&mut stream, &body[..at]).expect("in order");
-            if stream.is_ended() {
-                stream.finish();
-            }
-            let first = stream.buffer().queued() / 2;
-            stream.sent(first);
-            assert!(stream.restart());
-            receive(&mut stream, &body[at..]).expect("in order");
-            if at < body.len() {
-                stream.finish();
-            }
-            assert_eq!(unchunk(&drain(&mut stream)), (b"abcde".to_vec(), true), "at {at}");
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_chunking_and_any_reads_carry_the_same_payload(
-            payload in proptest::collection::vec(
-                proptest::sample::select(b"ab:d \r\n\n\n".to_vec()), 0..3000),
-            sizes in proptest::collection::vec(1_usize..200, 1..40),
-            reads in proptest::collection::vec(1_usize..500, 1..40),
-            ext in proptest::bool::ANY,
-        ) {
-            let mut rest = payload.as_slice();
-            let mut parts = Vec::new();
-            for size in sizes.iter().cycle() {
-                if rest.is_empty() { break; }
-                let (part, more) = rest.split_at((*size).min(rest.len()));
-                parts.push(part);
-                rest = more;
-            }
-            let body = chunks(&parts, if ext { ";e" } else { "" });
-            let mut stream = chunked_events();
-            let (mut out, mut at) = (Vec::new(), 0);
-            for (turn, read) in reads.iter().cycle().enumerate() {
-                if at == body.len() { break; }
-                let to = (at + read).min(body.len());
-                receive(&mut stream, &body[at..to]).expect("in order");
-                at = to;
-                if turn % 3 != 0 {
-                    out.extend(drain(&mut stream));
-                }
-            }
-            stream.finish();
-            out.extend(drain(&mut stream));
-            let (got, ended) = unchunk(&out);
-            proptest::prop_assert!(ended && got == payload);
-            proptest::prop_assert_eq!(stream.carried().bytes_out, payload.len() as u64);
-        }
-    }
-}
+mod tests;

@@ -165,6 +165,16 @@ impl WriteBuffer {
         *ranges = joined;
     }
 
+    /// Whether the bytes of `ranges`, one behind the other, begin with `prefix`.
+    pub fn starts_with(&self, ranges: &[Range<u64>], prefix: &[u8]) -> bool {
+        let mut positions = ranges.iter().cloned().flatten();
+        let byte = |position: u64| {
+            let segment = self.segments.iter().find(|segment| position < segment.end())?;
+            segment.block.bytes().get((position - segment.base) as usize)
+        };
+        prefix.iter().all(|wanted| positions.next().and_then(byte) == Some(wanted))
+    }
+
     /// Bytes queued to be sent.
     #[inline]
     pub fn queued(&self) -> usize {

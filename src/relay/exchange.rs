@@ -21,7 +21,9 @@ use crate::http1::Version;
 use crate::http1::body::BodyDecoder;
 use crate::http1::forward::{ForwardRequest, ForwardResponse, encode_request, encode_response};
 use crate::http1::head::{BodyFraming, RequestHead};
-use crate::limits::{CONNECT_CHAIN_TIMEOUT, PEEK_BODY_BYTES_MAX, REPLAY_BODY_BYTES_MAX};
+use crate::limits::{
+    ABORT_DELAY, CONNECT_CHAIN_TIMEOUT, PEEK_BODY_BYTES_MAX, REPLAY_BODY_BYTES_MAX,
+};
 use crate::net::stream::Transport;
 use crate::outcome::Outcome;
 use crate::upstream::connect;
@@ -465,6 +467,7 @@ async fn tell(connection: &Connection, record: &Record, stream: &mut Stream, fai
         return;
     }
     stream.discard_held();
+    let mut told = false;
     if let Some(dialect) = stream.dialect() {
         let text = ErrorText {
             status: failure.status(),
@@ -475,11 +478,16 @@ async fn tell(connection: &Connection, record: &Record, stream: &mut Stream, fai
         };
         let mut frame = Vec::new();
         dialect.error_frame(&text, &mut frame);
-        if stream.insert(&frame) {
+        told = stream.insert(&frame);
+        if told {
             connection.core.metrics.error_frames.inc();
         }
     }
     flush(connection, stream).await;
+    if told && stream.buffer().queued() == 0 {
+        // A client that knows its dialect leaves when it has read the error: that ends the wait.
+        let _ = monoio::time::timeout(ABORT_DELAY, connection.transport.readable()).await;
+    }
 }
 
 /// Sends what is queued, within the write timeout.

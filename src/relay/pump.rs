@@ -70,10 +70,15 @@ impl Pump<'_> {
         let (mut readable, mut writable) = (pin!(None), pin!(None));
         let (mut stirred, mut timer) = (pin!(None), pin!(None));
         loop {
-            if self.turn(clock::now())? {
+            let now = clock::now();
+            if self.turn(now)? {
                 return Ok(());
             }
             self.stream.settle();
+            // An upstream that is not read from is silent by our doing, whatever the reason.
+            let paused = !self.stream.wants_more();
+            self.timers.set_paused(now, paused);
+            self.record.live.state.set(if paused { "paused" } else { "streaming" });
             let woken = poll_fn(|cx| {
                 let mut woken = Woken::default();
                 let mut ready = self.core.stage() == Stage::Ending;
@@ -113,12 +118,12 @@ impl Pump<'_> {
             self.look_downstream()?;
         }
         let now = clock::now();
-        // Bytes that arrived together with a deadline are moved first: they push it back.
-        if self.upstream_ready {
-            return Ok(());
-        }
         match self.timers.due(now) {
             None => Ok(()),
+            // Bytes that arrived together with these deadlines are moved first: they push them
+            // back. The others wait for no one, or an upstream that always has bytes would never
+            // meet them.
+            Some(Due::FirstByte | Due::Idle) if self.upstream_ready => Ok(()),
             Some(Due::Heartbeat) => {
                 self.heartbeat(now);
                 Ok(())
@@ -188,9 +193,6 @@ impl Pump<'_> {
         }
         if self.stream.is_ended() {
             self.stream.finish();
-        } else if !self.stream.wants_more() {
-            self.timers.set_paused(now, true);
-            self.record.live.state.set("paused");
         }
         Ok(())
     }
@@ -217,8 +219,6 @@ impl Pump<'_> {
                 self.timers.wrote(now, self.blocked);
                 if sent.resumed {
                     self.core.metrics.resumes.inc();
-                    self.timers.set_paused(now, false);
-                    self.record.live.state.set("streaming");
                     self.upstream_ready = true;
                 }
                 Ok(())

@@ -1,0 +1,177 @@
+"""Starts a mock and a relay for each driver, puts every client in front of them, one after the
+other, and counts what they check. A client is a program of its own; it prints a line for each of
+its checks, `ok NAME` or `FAILED NAME: why`, and learns from its environment where everything is.
+"""
+
+import collections
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+
+# How long one client may take on one driver, in seconds; a client that hangs has failed.
+CLIENT_SECONDS = 180
+# Paced so that a person, or a page, sees the tokens come.
+PACED = ["--rate", "40", "--first-delay", "100ms"]
+AT_ONCE = ["--rate", "0", "--first-delay", "0ms"]
+PYTHON = [sys.executable, "-u"]
+CLIENTS = {
+    "curl": [*PYTHON, "python/curl.py"],
+    "openai-python": [*PYTHON, "python/openai_sdk.py"],
+    "anthropic-python": [*PYTHON, "python/anthropic_sdk.py"],
+    "dashscope-python": [*PYTHON, "python/dashscope_sdk.py"],
+    "openai-node": ["node", "node/openai.mjs"],
+    "anthropic-node": ["node", "node/anthropic.mjs"],
+    "eventsource-node": ["node", "node/eventsource.mjs"],
+    "eventsource-chromium": ["node", "node/browser_eventsource.mjs"],
+    "page-chromium": ["node", "node/page.mjs"],
+    "demo-chromium": ["node", "node/demo.mjs"],
+}
+NEEDS_PACING = {"page-chromium"}
+
+
+class Tally:
+    """What passed and failed, by client."""
+
+    def __init__(self):
+        self.passed = collections.Counter()
+        self.failed = collections.Counter()
+
+    def take(self, driver, client, line):
+        """Counts a client's line and shows it."""
+        mark, _, rest = line.partition(" ")
+        if mark == "ok":
+            self.passed[client] += 1
+        elif mark == "FAILED":
+            self.failed[client] += 1
+        else:
+            print(f"   {client}: {line}", flush=True)
+            return
+        print(f"{mark} {driver} {client}: {rest}", flush=True)
+
+    def show(self):
+        """One line a client, then all of them."""
+        print()
+        for client in sorted(self.passed.keys() | self.failed.keys()):
+            print(f"{client}: {self.passed[client]} passed, {self.failed[client]} failed")
+        print(f"{self.passed.total()} passed, {self.failed.total()} failed", flush=True)
+
+
+class Service:
+    """A running millstream: its process and the addresses of its start-up line."""
+
+    def __init__(self, *command):
+        self.process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
+        said = []
+        for line in self.process.stderr:
+            said.append(line)
+            if re.search(r"mock upstream on|serving", line):
+                threading.Thread(target=self._drain, daemon=True).start()
+                self.addresses = re.findall(r"http://127\.0\.0\.1:\d+", line)
+                return
+        self.process.wait()
+        raise SystemExit(f"FAILED {' '.join(command)} did not start: {''.join(said)}")
+
+    def _drain(self):
+        for line in self.process.stderr:
+            if re.search(r"WARN|ERROR|panicked", line):
+                print(f"   {line.strip()}", flush=True)
+
+    def stop(self):
+        """Asks it to end; gives its exit code."""
+        self.process.terminate()
+        try:
+            return self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+
+def run_client(tally, driver, client, environment):
+    """Runs one client to its end, or ends it."""
+    before = tally.passed[client], tally.failed[client]
+    process = subprocess.Popen(
+        CLIENTS[client], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL, text=True,
+    )
+    # SIGTERM first: Node then closes its browser.
+    timers = [threading.Timer(CLIENT_SECONDS, process.terminate),
+              threading.Timer(CLIENT_SECONDS + 10, process.kill)]
+    for timer in timers:
+        timer.start()
+    try:
+        for line in process.stdout:
+            tally.take(driver, client, line.rstrip("\n"))
+        code = process.wait()
+    except BaseException:
+        process.terminate()
+        process.wait(timeout=20)
+        raise
+    finally:
+        for timer in timers:
+            timer.cancel()
+    if code != 0 and tally.failed[client] == before[1]:
+        tally.take(driver, client, f"FAILED to the end: exit code {code}")
+    elif tally.passed[client] == before[0]:
+        tally.take(driver, client, "FAILED to check anything")
+
+
+def run_driver(tally, binary, driver, clients, pacing):
+    """Every client of one pacing on one driver."""
+    mock = Service(binary, "mock", "--listen", "127.0.0.1:0", *pacing)
+    try:
+        upstream = mock.addresses[0]
+        relay = Service(
+            binary, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--upstream",
+            upstream, "--io", driver, "--access-log", "off", "--heartbeat", "1s",
+            "--retry-backoff", "20ms",
+        )
+        try:
+            base, _, admin = relay.addresses
+            environment = os.environ | {
+                "MILLSTREAM": binary, "DRIVER": driver, "RELAY": base, "MOCK": upstream,
+                "ADMIN": admin, "CHROMIUM": shutil.which("chromium") or "chromium",
+                "NO_PROXY": "*",
+            }
+            for client in clients:
+                run_client(tally, driver, client, environment)
+        finally:
+            code = relay.stop()
+        ended = "ok ends in order" if code == 0 else f"FAILED ends in order: exit code {code}"
+        tally.take(driver, "relay", ended)
+    finally:
+        mock.stop()
+
+
+def main():
+    binary, *wanted = sys.argv[1:]
+    unknown = [name for name in wanted if name not in CLIENTS]
+    if unknown:
+        raise SystemExit(f"no such client: {unknown}; there are {', '.join(CLIENTS)}")
+    os.chdir(os.path.dirname(os.path.abspath(__file__)))
+    # A script that is ended must still end what it started: the finally blocks do.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
+    clients = wanted or list(CLIENTS)
+    tally = Tally()
+    checked = subprocess.run([binary, "check", "--upstream", "http://127.0.0.1:9000"],
+                             stdout=subprocess.DEVNULL, check=False).returncode
+    tally.take("any", "check", "ok accepts its flags" if checked == 0 else "FAILED its flags: "
+               f"exit code {checked}")
+    for driver in ("auto", "epoll"):
+        for pacing, chosen in (
+            (AT_ONCE, [name for name in clients if name not in NEEDS_PACING]),
+            (PACED, [name for name in clients if name in NEEDS_PACING]),
+        ):
+            if chosen:
+                run_driver(tally, binary, driver, chosen, pacing)
+    tally.show()
+    return 1 if tally.failed.total() else 0
+
+
+sys.exit(main())
