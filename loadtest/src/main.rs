@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget};
 use loadtest::origin::Origin;
 use loadtest::run::Stage;
 use loadtest::scenario::{Numbers, Scenario};
-use loadtest::suite::{Findings, Item, usual};
+use loadtest::suite::{Field, Findings, Item, usual};
 use loadtest::systems::{Bench, System};
 use loadtest::{cores, pump, table};
 
@@ -152,7 +152,10 @@ fn main() -> Result<()> {
     match &cli.command {
         Command::Scenario(scenario) => {
             let spec = scenario.spec(&cli.numbers);
-            measure(&cli.options, &[Item { spec, rounds: cli.options.rounds.unwrap_or(1) }])
+            measure(
+                &cli.options,
+                &[Item { spec, rounds: cli.options.rounds.unwrap_or(1), field: Field::Given }],
+            )
         }
         Command::All { quick } => measure(&cli.options, &usual(*quick, cli.options.rounds)),
         Command::Origin { listen } => {

@@ -23,7 +23,7 @@ const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
     Cache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n";
 const UNAVAILABLE: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
-    Content-Length: 33\r\n\r\n{\"error\":{\"message\":\"overloaded\"}}";
+    Content-Length: 34\r\n\r\n{\"error\":{\"message\":\"overloaded\"}}";
 /// Bytes built before they are sent.
 const BATCH: usize = 64 << 10;
 const LISTENER: u64 = u64::MAX;

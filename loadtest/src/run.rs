@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
-use serde::{Deserialize, Serialize};
 
 use crate::client::{Client, Group, GroupStats, Hist, Reading};
 use crate::clock;
+use crate::frame::Fault;
 use crate::origin::Origin;
-use crate::sample::{self, CoreShare, Cores, Cpu, CpuSample, Kernel};
+use crate::result::{Latency, Memory, RunResult};
+use crate::sample::{self, Cores, CpuSample};
+use crate::shape::Failure;
 use crate::systems::{Bench, Running, System};
 
 /// A span of the run that is measured.
@@ -22,6 +24,11 @@ pub enum Window {
     For(Duration),
     /// From the time all streams are due to start to the end of the last one.
     Burst {
+        /// At most.
+        limit: Duration,
+    },
+    /// From when all connections are live until the groups with a limit are through.
+    Count {
         /// At most.
         limit: Duration,
     },
@@ -42,138 +49,8 @@ pub struct Spec {
     pub window: Window,
     /// Read memory as well (before, in the window, after).
     pub memory: bool,
-}
-
-/// Quantiles of a latency in milliseconds, and its curve for plots.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Latency {
-    /// The median.
-    pub p50: f64,
-    /// 99 of 100.
-    pub p99: f64,
-    /// 999 of 1000.
-    pub p999: f64,
-    /// The longest.
-    pub max: f64,
-    /// How many were counted.
-    pub count: u64,
-    /// Quantile and milliseconds.
-    pub curve: Vec<(f64, f64)>,
-}
-
-impl Latency {
-    fn of(hist: &Hist) -> Option<Self> {
-        let at = |q| hist.millis(q);
-        let steps = [1.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0];
-        let tail = [98.0, 99.0, 99.5, 99.9, 99.95, 99.99, 100.0];
-        let quantiles = steps.into_iter().chain(tail);
-        Some(Self {
-            p50: at(0.5)?,
-            p99: at(0.99)?,
-            p999: at(0.999)?,
-            max: at(1.0)?,
-            count: hist.0.len(),
-            curve: quantiles.filter_map(|q| Some((q, at(q / 100.0)?))).collect(),
-        })
-    }
-}
-
-/// Memory at one time.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub struct Memory {
-    /// The system's user space (PSS), in bytes.
-    pub pss: f64,
-    /// The kernel's, of the whole machine.
-    pub kernel: Kernel,
-}
-
-/// What one run found.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct RunResult {
-    /// The scenario and its numbers.
-    pub scenario: String,
-    /// Which system; nothing only in a result that is empty.
-    pub system: Option<System>,
-    /// Counted from nought.
-    pub round: usize,
-    /// Seconds measured.
-    pub seconds: f64,
-    /// Frames received in the window.
-    pub frames: u64,
-    /// Requests that ended well in the window.
-    pub requests: u64,
-    /// Bytes received in the window.
-    pub bytes: u64,
-    /// Connections at a time.
-    pub connections: usize,
-    /// CPU time of the system in the window, nanoseconds.
-    pub cpu: Cpu,
-    /// CPU time of generator and origin in the window, nanoseconds.
-    pub client_cpu: f64,
-    /// See `client_cpu`.
-    pub origin_cpu: f64,
-    /// The busiest core of the load, and what was stolen from all.
-    pub load_cores: CoreShare,
-    /// The same of the system's cores.
-    pub sut_cores: CoreShare,
-    /// Receive less scheduled send time of frames.
-    pub latency: Option<Latency>,
-    /// Request to response head.
-    pub head: Option<Latency>,
-    /// Request to end.
-    pub whole: Option<Latency>,
-    /// Leaving to the upstream seeing it.
-    pub disconnect: Option<Latency>,
-    /// Streams left, and how many of these the upstream saw.
-    pub left: u64,
-    /// See `left`.
-    pub left_seen: u64,
-    /// How late the origin sent, of its own doing or for want of room.
-    pub origin_late: Option<Latency>,
-    /// Before any connection, in the window, after all are gone.
-    pub memory: Vec<Memory>,
-    /// Responses by status.
-    pub statuses: BTreeMap<u16, u64>,
-    /// Faults by name.
-    pub faults: BTreeMap<String, u64>,
-    /// What a reader should know.
-    pub notes: Vec<String>,
-    /// Frames in the window by group.
-    pub by_group: BTreeMap<String, u64>,
-}
-
-impl RunResult {
-    /// CPU per frame in microseconds.
-    pub fn cpu_per_frame(&self) -> Option<f64> {
-        (self.frames > 0).then(|| self.cpu.total() / self.frames as f64 / 1e3)
-    }
-
-    /// Frames a second.
-    pub fn frame_rate(&self) -> f64 {
-        self.frames as f64 / self.seconds.max(1e-9)
-    }
-
-    /// Requests a second.
-    pub fn request_rate(&self) -> f64 {
-        self.requests as f64 / self.seconds.max(1e-9)
-    }
-
-    /// The growth of user-space memory a connection, in bytes.
-    pub fn pss_each(&self) -> Option<f64> {
-        let [before, during, ..] = self.memory[..] else { return None };
-        Some((during.pss - before.pss) / self.connections.max(1) as f64)
-    }
-
-    /// The growth of the kernel's TCP buffers a connection, in bytes.
-    pub fn tcp_each(&self) -> Option<f64> {
-        let [before, during, ..] = self.memory[..] else { return None };
-        Some((during.kernel.tcp - before.kernel.tcp) / self.connections.max(1) as f64)
-    }
-
-    /// How many faults.
-    pub fn fault_count(&self) -> u64 {
-        self.faults.values().sum()
-    }
+    /// Measure first what the system takes as fast as it can, then offer so many times that.
+    pub overload: Option<f64>,
 }
 
 /// What is sampled at both ends of the window.
@@ -182,6 +59,7 @@ struct Mark {
     sut: CpuSample,
     client: f64,
     origin: f64,
+    requests: u64,
     cores: Cores,
 }
 
@@ -200,7 +78,7 @@ pub struct Stage<'a> {
 impl Stage<'_> {
     /// Starts `system`, runs `spec` through it and stops it.
     pub fn run(&self, system: System, spec: &Spec, round: usize) -> Result<RunResult> {
-        let mut running = self.bench.start(system, self.origin.address)?;
+        let mut running = self.bench.start(system, self.origin.address, spec.memory)?;
         self.warm(&running)?;
         let result = self.measure(&running, spec, round);
         if running.has_died() && system != System::Direct {
@@ -235,26 +113,38 @@ impl Stage<'_> {
 
     fn measure(&self, running: &Running, spec: &Spec, round: usize) -> Result<RunResult> {
         let pids = running.pids();
+        let mut groups = spec.groups.clone();
+        groups.iter_mut().for_each(|group| group.lenient = running.system.lenient());
+        let capacity = spec.overload.map(|_| self.capacity(running, &groups)).transpose()?;
+        let offered = capacity.zip(spec.overload).map(|(capacity, times)| capacity * times);
+        if let Some(offered) = offered {
+            let streams: usize = groups.iter().map(|group| group.connections).sum();
+            let rate = offered / streams.max(1) as f64;
+            groups.iter_mut().for_each(|group| group.shape.rate = rate);
+        }
+        if spec.memory {
+            self.pause(300);
+        }
         let mut memory = Vec::new();
         self.remember(spec, &pids, &mut memory);
         self.origin.shared.take_gone();
-        let mut groups = spec.groups.clone();
-        groups.iter_mut().for_each(|group| group.lenient = running.system.lenient());
         let start_at = self.set_start(spec, &mut groups);
+        let begun = clock::now();
         let client = Client::start(running.address, &groups, &self.bench.load_cores);
         let mut notes = Vec::new();
         self.await_live(&client, spec, &mut notes);
+        let ramp_seconds = (clock::now() - begun) as f64 / 1e9;
         self.origin.shared.take_late();
         let (from, to) = match spec.window {
             Window::For(length) => self.steady_window(&client, &pids, spec.settle, length),
             Window::Burst { limit } => self.burst_window(&client, &pids, start_at, limit),
+            Window::Count { limit } => self.count_window(&client, &pids, &groups, limit),
         };
         self.remember(spec, &pids, &mut memory);
         let late = self.origin.shared.take_late().map(Hist);
         let stats = self.wind_up(client, spec);
         if spec.memory {
-            let quiet = clock::now() + 500_000_000;
-            clock::sleep_until(quiet, &|| self.is_interrupted());
+            self.pause(700);
             self.remember(spec, &pids, &mut memory);
         }
         let mut result = RunResult {
@@ -264,6 +154,10 @@ impl Stage<'_> {
             connections: groups.iter().map(|group| group.connections).sum(),
             memory,
             notes,
+            ramp_seconds,
+            capacity,
+            offered,
+            listed: running.listed_streams(),
             origin_late: late.as_ref().and_then(Latency::of),
             ..RunResult::default()
         };
@@ -271,9 +165,35 @@ impl Stage<'_> {
         Ok(result)
     }
 
+    /// Frames a second through `running` with the same streams as fast as they go.
+    fn capacity(&self, running: &Running, groups: &[Group]) -> Result<f64> {
+        let mut groups = groups.to_vec();
+        groups.iter_mut().for_each(|group| group.shape.rate = 0.0);
+        let spec = Spec {
+            name: "capacity",
+            label: "capacity".into(),
+            groups,
+            settle: Duration::from_millis(300),
+            window: Window::For(Duration::from_secs(1)),
+            memory: false,
+            overload: None,
+        };
+        let result = self.measure(running, &spec, 0)?;
+        anyhow::ensure!(result.frames > 0, "no frame came through");
+        Ok(result.frame_rate())
+    }
+
+    fn pause(&self, millis: u64) {
+        clock::sleep_until(clock::now() + millis * 1_000_000, &|| self.is_interrupted());
+    }
+
     fn remember(&self, spec: &Spec, pids: &[u32], memory: &mut Vec<Memory>) {
         if spec.memory {
-            memory.push(Memory { pss: sample::pss(pids), kernel: sample::kernel() });
+            memory.push(Memory {
+                pss: sample::pss(pids),
+                kernel: sample::kernel(),
+                descriptors: sample::descriptors(pids),
+            });
         }
     }
 
@@ -312,8 +232,9 @@ impl Stage<'_> {
     fn mark(&self, client: &Client, pids: &[u32]) -> Mark {
         Mark {
             sut: sample::cpu(pids),
-            client: sample::threads(&client.thread_ids()),
+            client: client.cpu(),
             origin: sample::threads(&self.origin.shared.threads()),
+            requests: self.origin.shared.requests.load(Relaxed),
             cores: Cores::read(),
             time: clock::now(),
         }
@@ -361,9 +282,37 @@ impl Stage<'_> {
         (from, self.mark(client, pids))
     }
 
+    fn count_window(
+        &self,
+        client: &Client,
+        pids: &[u32],
+        groups: &[Group],
+        limit: Duration,
+    ) -> (Mark, Mark) {
+        let from = self.mark(client, pids);
+        client.control.set_window(from.time, u64::MAX);
+        let all: u64 = groups.iter().filter_map(|group| group.limit).sum();
+        let deadline = from.time + u64::try_from(limit.as_nanos()).unwrap_or(0);
+        self.bar.set_length(all);
+        loop {
+            let done = client.control.limited.load(Relaxed);
+            self.bar.set_position(done);
+            if done >= all || clock::now() > deadline || self.is_interrupted() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        client.control.set_window(from.time, clock::now());
+        (from, self.mark(client, pids))
+    }
+
     /// Lets what runs come to its end, within limits.
     fn wind_up(&self, client: Client, spec: &Spec) -> Vec<GroupStats> {
         client.control.finish.store(true, Relaxed);
+        if spec.groups.iter().any(|group| group.leave.is_some()) {
+            // Before the rest is ended, so that the last to leave are seen leaving.
+            self.pause(500);
+        }
         self.origin.shared.finish_streams();
         // Slow readers would take hours to their streams' ends.
         let slow = spec.groups.iter().any(|group| group.reading != Reading::Eager);
@@ -394,6 +343,8 @@ impl Stage<'_> {
         result.seconds = end.saturating_sub(from.time) as f64 / 1e9;
         result.frames = sum.window_frames;
         result.requests = sum.window_requests;
+        result.refused = sum.window_refused;
+        result.upstream_requests = to.requests - from.requests;
         result.bytes = sum.window_bytes;
         result.cpu = to.sut.since(from.sut);
         result.client_cpu = to.client - from.client;
@@ -404,15 +355,23 @@ impl Stage<'_> {
         let first = stats.first().cloned().unwrap_or_default();
         result.latency = Latency::of(&first.latency);
         result.head = Latency::of(&sum.head);
+        result.ramp_head = Latency::of(&sum.ramp_head);
+        result.fairness = spec.overload.and_then(|_| fairness(&sum.each));
         result.whole = Latency::of(&sum.whole);
         result.statuses = sum.statuses;
         result.faults = sum.faults.iter().map(|(fault, n)| (fault.to_string(), *n)).collect();
+        if spec.groups.iter().any(|group| group.shape.failure != Failure::None) {
+            // Asked for; what the system makes of it is counted as refused.
+            result.faults.remove(&Fault::Unanswered.to_string());
+        }
         self.disconnects(result, &sum.left);
-        if result.load_cores.busy > 0.9 {
-            let busy = result.load_cores.busy * 100.0;
-            result.notes.push(format!(
-                "generator and origin were the bottleneck: their core was {busy:.0} % busy"
-            ));
+        // Not the kernel's ticks, which are too coarse for a burst.
+        let load = (result.client_cpu + result.origin_cpu) / 1e9 / result.seconds.max(1e-9);
+        let cores = self.bench.load_cores.len().max(1) as f64;
+        if load / cores > 0.88 || result.load_cores.busy > 0.97 {
+            result
+                .notes
+                .push("generator and origin were the bottleneck: their core was full".into());
         }
     }
 
@@ -430,5 +389,29 @@ impl Stage<'_> {
         result.left = left.len() as u64;
         result.left_seen = hist.0.len();
         result.disconnect = Latency::of(&hist);
+    }
+}
+
+/// What the least served tenth got, as a share of the mean.
+fn fairness(frames: &[u64]) -> Option<f64> {
+    let mut frames = frames.to_vec();
+    frames.sort_unstable();
+    let mean = frames.iter().sum::<u64>() as f64 / frames.len() as f64;
+    let least = &frames[..frames.len().div_ceil(10)];
+    let served = least.iter().sum::<u64>() as f64 / least.len() as f64;
+    (mean > 0.0).then(|| served / mean)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fairness;
+
+    #[test]
+    fn fairness_is_the_least_tenths_share() {
+        assert_eq!(fairness(&[5; 20]), Some(1.0));
+        let half: Vec<u64> = [vec![5; 2], vec![10; 9], vec![20; 9]].concat();
+        assert_eq!(fairness(&half), Some(5.0 / 14.0));
+        assert_eq!(fairness(&[0, 0]), None);
+        assert_eq!(fairness(&[]), None);
     }
 }

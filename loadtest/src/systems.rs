@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -81,6 +82,8 @@ pub struct Running {
     pub system: System,
     /// Where clients go.
     pub address: SocketAddr,
+    /// The relay's admin listener, where it was asked for.
+    admin: Option<SocketAddr>,
     child: Option<Child>,
     dir: Option<PathBuf>,
 }
@@ -148,10 +151,11 @@ impl Bench {
         text.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
     }
 
-    /// Starts `system` in front of `upstream` and waits until it accepts.
-    pub fn start(&self, system: System, upstream: SocketAddr) -> Result<Running> {
+    /// Starts `system` in front of `upstream` and waits until it accepts; with the relay's
+    /// `admin` listener or without.
+    pub fn start(&self, system: System, upstream: SocketAddr, admin: bool) -> Result<Running> {
         if system == System::Direct {
-            return Ok(Running { system, address: upstream, child: None, dir: None });
+            return Ok(Running { system, address: upstream, admin: None, child: None, dir: None });
         }
         let program = self.find(system).with_context(|| format!("{system} is not installed"))?;
         let address = free_port()?;
@@ -163,11 +167,17 @@ impl Bench {
         fs::create_dir_all(&dir).context("a directory for the run")?;
         let mut command = Command::new(program);
         self.arguments(system, &mut command, address, upstream, &dir)?;
+        let relay = matches!(system, System::Millstream | System::MillstreamEpoll);
+        let admin = (admin && relay).then(free_port).transpose()?;
+        if relay {
+            let at = admin.map_or_else(|| "off".into(), |admin| admin.to_string());
+            command.args(["--admin", &at]).args(&self.millstream_flags);
+        }
         let log = File::create(dir.join("output.log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = cores::on(&self.sut_cores, || command.spawn());
         let child = child.with_context(|| format!("cannot start {system}"))?;
-        let mut running = Running { system, address, child: Some(child), dir: Some(dir) };
+        let mut running = Running { system, address, admin, child: Some(child), dir: Some(dir) };
         running.await_ready()?;
         Ok(running)
     }
@@ -202,8 +212,8 @@ impl Bench {
                 let io = if system == System::Millstream { "uring" } else { "epoll" };
                 let upstream = format!("http://{up}");
                 command.args(["serve", "--listen", &listen, "--upstream", &upstream, "--io", io]);
-                command.args(["--workers", &workers, "--admin", "off", "--access-log", "off"]);
-                command.args(["--max-streams", "9000"]).args(&self.millstream_flags);
+                command.args(["--workers", &workers, "--access-log", "off"]);
+                command.args(["--max-streams", "9000"]);
             }
             System::Nginx => drop(command.arg("-p").arg(dir).arg("-c").arg(config)),
             System::Haproxy => drop(command.args(["-db", "-f"]).arg(config)),
@@ -253,6 +263,22 @@ impl Running {
         lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
     }
 
+    /// How many streams the relay's `/streams` lists.
+    pub fn listed_streams(&self) -> Option<usize> {
+        let mut socket = TcpStream::connect(self.admin?).ok()?;
+        socket.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        socket
+            .write_all(b"GET /streams HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n")
+            .ok()?;
+        let mut answer = Vec::new();
+        // A read that fails for a connection kept open still leaves what came.
+        let _ = socket.read_to_end(&mut answer);
+        let text = String::from_utf8(answer).ok()?;
+        let list: Vec<serde_json::Value> =
+            serde_json::from_str(&text[text.find("\r\n\r\n")?..]).ok()?;
+        Some(list.len())
+    }
+
     /// Its processes.
     pub fn pids(&self) -> Vec<u32> {
         self.child.as_ref().map_or_else(Vec::new, |child| sample::tree(child.id()))
@@ -273,7 +299,9 @@ impl Drop for Running {
                 pid.map(|pid| kill_process(pid, signal))
             };
             // Below first: a master would start its worker anew or leave it behind.
-            pids.iter().for_each(|pid| drop(kill(pid, Signal::KILL)));
+            for pid in &pids {
+                let _ = kill(pid, Signal::KILL);
+            }
             let _ = child.wait();
         }
         if let Some(dir) = self.dir.take() {

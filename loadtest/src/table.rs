@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use crate::machine::Machine;
-use crate::run::RunResult;
+use crate::result::RunResult;
 use crate::summary::{BASES, Metric, TRUST, by_system, metrics, scenarios};
 
 /// A table's cells, its head first.

@@ -18,7 +18,7 @@ use crate::wire::{Decoder, Part};
 
 /// One read takes at most this.
 const READ: usize = 256 << 10;
-/// Slow readers read so often a second.
+/// Slow readers read so often a second, or less often where that would be less than a byte.
 const SLOW_TURNS: u64 = 10;
 
 /// One request and its response.
@@ -38,6 +38,8 @@ struct Conn {
     unsent: Vec<u8>,
     leaving: bool,
     serial: u32,
+    /// Frames in the window.
+    frames: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,6 +63,8 @@ struct Driver<'a> {
     stats: Vec<GroupStats>,
     /// Connections to be counted live that are not yet.
     unseen: Vec<usize>,
+    /// Requests still to be made well, by group.
+    left: Vec<u64>,
     window: (u64, u64),
     open: usize,
     serial: u32,
@@ -94,6 +98,7 @@ pub(super) fn run(
         reopen: VecDeque::new(),
         stats: groups.iter().map(|_| GroupStats::default()).collect(),
         unseen: vec![0; groups.len()],
+        left: vec![u64::MAX; groups.len()],
         window: (u64::MAX, u64::MAX),
         open: 0,
         serial: 0,
@@ -108,6 +113,10 @@ impl Driver<'_> {
     fn plan(&mut self, (part, parts): (usize, usize), begin: u64) {
         for (at, group) in self.groups.iter().enumerate() {
             let ramp = u64::try_from(group.ramp.as_nanos()).unwrap_or(0);
+            if let Some(limit) = group.limit {
+                let more = u64::from((part as u64) < limit % parts as u64);
+                self.left[at] = limit / parts as u64 + more;
+            }
             for number in (part..group.connections).step_by(parts) {
                 let due = begin + ramp * number as u64 / group.connections as u64;
                 self.timers.push(Reverse((due, Due::Open, at, 0)));
@@ -155,6 +164,7 @@ impl Driver<'_> {
     fn halt(&mut self) {
         for conn in self.conns.iter_mut().filter_map(Option::take) {
             let stats = &mut self.stats[conn.group];
+            stats.each.push(conn.frames);
             let group = &self.groups[conn.group];
             if group.leave.is_none() && !group.shape.hold && group.reading == Reading::Eager {
                 stats.fault(Fault::Stuck);
@@ -175,7 +185,7 @@ impl Driver<'_> {
                 }
                 continue;
             }
-            if !self.conns[at].as_ref().is_some_and(|conn| conn.serial == serial) {
+            if self.conns[at].as_ref().is_none_or(|conn| conn.serial != serial) {
                 continue;
             }
             match what {
@@ -186,9 +196,8 @@ impl Driver<'_> {
     }
 
     fn open(&mut self, group: usize) {
-        let socket = match self.connect(&self.groups[group]) {
-            Ok(socket) => socket,
-            Err(_) => return self.lost(group, Fault::Connect),
+        let Ok(socket) = self.connect(&self.groups[group]) else {
+            return self.lost(group, Fault::Connect);
         };
         let at = self.free.pop().unwrap_or(self.conns.len());
         if at == self.conns.len() {
@@ -209,6 +218,7 @@ impl Driver<'_> {
             unsent: Vec::new(),
             leaving: false,
             serial: self.serial,
+            frames: 0,
         });
     }
 
@@ -246,21 +256,42 @@ impl Driver<'_> {
 
     /// A connection came to a bad end: count it, and try anew where the group goes on.
     fn lost(&mut self, group: usize, fault: Fault) {
-        self.stats[group].fault(fault);
-        self.control.ended.fetch_add(1, Relaxed);
-        if self.groups[group].again && !self.control.finish.load(Relaxed) {
-            self.timers.push(Reverse((clock::now() + 5_000_000, Due::Open, group, 0)));
+        let now = clock::now();
+        let stats = &mut self.stats[group];
+        stats.fault(fault);
+        if fault == Fault::Unanswered && now >= self.window.0 && now < self.window.1 {
+            stats.window_refused += 1;
         }
+        if self.groups[group].again && self.left[group] > 0 && !self.finishing() {
+            self.timers.push(Reverse((now + 5_000_000, Due::Open, group, 0)));
+        }
+    }
+
+    fn finishing(&self) -> bool {
+        self.control.finish.load(Relaxed)
+    }
+
+    /// Counts a request against its group's limit; false if it was the last.
+    fn count_off(&mut self, group: usize) -> bool {
+        if self.groups[group].limit.is_some() && self.left[group] > 0 {
+            self.left[group] -= 1;
+            self.control.limited.fetch_add(1, Relaxed);
+        }
+        self.left[group] > 0
     }
 
     fn fail(&mut self, at: usize, fault: Fault) {
         if let Some(conn) = self.drop_conn(at) {
-            self.lost(conn.group, fault);
+            let silent = conn.exchange.decoder.status == 0 && fault == Fault::Cut;
+            self.lost(conn.group, if silent { Fault::Unanswered } else { fault });
         }
     }
 
     fn drop_conn(&mut self, at: usize) -> Option<Conn> {
         let conn = self.conns[at].take()?;
+        if self.finishing() {
+            self.stats[conn.group].each.push(conn.frames);
+        }
         self.free.push(at);
         self.open -= 1;
         Some(conn)
@@ -271,9 +302,10 @@ impl Driver<'_> {
         let (id, group) = (conn.exchange.id, conn.group);
         let now = clock::now();
         drop(conn);
-        self.stats[group].left.push((id, now));
-        self.control.ended.fetch_add(1, Relaxed);
-        if self.groups[group].again {
+        if now >= self.window.0 && now < self.window.1 {
+            self.stats[group].left.push((id, now));
+        }
+        if self.count_off(group) && self.groups[group].again {
             self.reopen.push_back(group);
         }
     }
@@ -353,14 +385,21 @@ impl Driver<'_> {
         let Reading::Slow { bytes_per_second, .. } = self.groups[conn.group].reading else {
             return;
         };
-        let take = (bytes_per_second / SLOW_TURNS).clamp(1, input.len() as u64) as usize;
+        let turns = SLOW_TURNS.min(bytes_per_second).max(1);
+        // The head at once: the run waits for it.
+        let headless = conn.exchange.decoder.status == 0;
+        let (take, pause) = match headless {
+            true => (256, 10_000_000),
+            false => (bytes_per_second / turns, 1_000_000_000 / turns),
+        };
+        let take = take.clamp(1, input.len() as u64) as usize;
         match conn.socket.read(&mut input[..take]) {
             Ok(0) => return self.end_of_connection(at),
             Ok(count) => self.take(at, &input[..count]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => return self.fail(at, Fault::Cut),
         }
-        self.timers.push(Reverse((now + 1_000_000_000 / SLOW_TURNS, Due::Read, at, serial)));
+        self.timers.push(Reverse((now + pause, Due::Read, at, serial)));
     }
 
     fn end_of_connection(&mut self, at: usize) {
@@ -408,7 +447,10 @@ impl Driver<'_> {
             };
         }
         stats.frames += frames;
-        stats.window_frames += if counts { frames } else { 0 };
+        if counts {
+            stats.window_frames += frames;
+            conn.frames += frames;
+        }
         self.control.frames.fetch_add(frames, Relaxed);
         if headed {
             self.headed(at, now, counts);
@@ -428,9 +470,8 @@ impl Driver<'_> {
         let Some(conn) = self.conns[at].as_ref() else { return };
         let stats = &mut self.stats[conn.group];
         *stats.statuses.entry(conn.exchange.decoder.status).or_default() += 1;
-        if counts {
-            stats.head.record(now - conn.exchange.asked);
-        }
+        let head = if counts { &mut stats.head } else { &mut stats.ramp_head };
+        head.record(now - conn.exchange.asked);
         if self.unseen[conn.group] > 0 {
             self.unseen[conn.group] -= 1;
             self.control.live.fetch_add(1, Relaxed);
@@ -460,14 +501,18 @@ impl Driver<'_> {
         if good {
             stats.requests += 1;
         }
-        if good && now >= self.window.0 && now < self.window.1 {
-            stats.window_requests += 1;
-            stats.whole.record(now - exchange.asked);
+        if now >= self.window.0 && now < self.window.1 {
+            if good {
+                stats.window_requests += 1;
+                stats.whole.record(now - exchange.asked);
+            } else {
+                stats.window_refused += 1;
+            }
         }
         stats.last_end = now;
-        self.control.ended.fetch_add(1, Relaxed);
         let keep = exchange.decoder.keep && !group.fresh;
-        if !group.again || self.control.finish.load(Relaxed) {
+        let more = group.again;
+        if !self.count_off(index) || !more || self.finishing() {
             self.drop_conn(at);
         } else if keep {
             let next = self.exchange(index);

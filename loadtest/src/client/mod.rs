@@ -12,7 +12,7 @@ use std::time::Duration;
 pub use stats::{GroupStats, Hist};
 
 use crate::shape::Shape;
-use crate::{clock, cores};
+use crate::{clock, cores, sample};
 use std::net::SocketAddr;
 
 /// How a connection reads.
@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 pub enum Reading {
     /// All there is, at once.
     Eager,
-    /// So many bytes a second, with a small receive buffer.
+    /// So many bytes a second once the head is in, with a small receive buffer.
     Slow {
         /// Bytes a second.
         bytes_per_second: u64,
@@ -50,6 +50,8 @@ pub struct Group {
     pub reading: Reading,
     /// The connections are opened evenly over this time.
     pub ramp: Duration,
+    /// Requests in all, where there is such a number; those that failed are not counted.
+    pub limit: Option<u64>,
 }
 
 impl Group {
@@ -65,6 +67,7 @@ impl Group {
             lenient: false,
             reading: Reading::Eager,
             ramp: Duration::ZERO,
+            limit: None,
         }
     }
 }
@@ -78,17 +81,25 @@ pub struct Control {
     pub live: AtomicU64,
     /// Frames so far, in the window or not.
     pub frames: AtomicU64,
-    /// Requests that have come to an end.
-    pub ended: AtomicU64,
+    /// Requests of groups with a limit that have come to an end.
+    pub limited: AtomicU64,
     /// No new requests.
     pub finish: AtomicBool,
     /// Leave at once.
     pub halt: AtomicBool,
     /// Ids of the generator's threads.
     pub threads: Mutex<Vec<i32>>,
+    /// CPU time of threads that have ended, in nanoseconds.
+    pub spent: AtomicU64,
 }
 
 impl Control {
+    fn retire(&self, thread: i32) {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        self.spent.fetch_add(sample::threads(&[thread]) as u64, Relaxed);
+        threads.retain(|id| *id != thread);
+    }
+
     /// Sets the window.
     pub fn set_window(&self, start: u64, end: u64) {
         self.window[0].store(start, Relaxed);
@@ -124,7 +135,9 @@ impl Client {
                 cores::pin_thread(core);
                 let thread = rustix::thread::gettid().as_raw_nonzero().get();
                 control.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
-                drive::run(target, &groups, (at, count), begin, &control)
+                let stats = drive::run(target, &groups, (at, count), begin, &control);
+                control.retire(thread);
+                stats
             })
         };
         let connections = groups.iter().map(|group| group.connections).sum();
@@ -137,9 +150,10 @@ impl Client {
         self.threads.iter().all(JoinHandle::is_finished)
     }
 
-    /// The threads' ids.
-    pub fn thread_ids(&self) -> Vec<i32> {
-        self.control.threads.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The threads' CPU time so far, in nanoseconds.
+    pub fn cpu(&self) -> f64 {
+        let threads = self.control.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        sample::threads(&threads) + self.control.spent.load(Relaxed) as f64
     }
 
     /// Waits for the threads and merges what they saw, group by group.

@@ -44,12 +44,16 @@ pub struct GroupStats {
     pub window_bytes: u64,
     /// Requests that ended well in the window.
     pub window_requests: u64,
+    /// Requests that were answered otherwise than with 200, or not at all, in the window.
+    pub window_refused: u64,
     /// Requests that ended well.
     pub requests: u64,
     /// Receive time less scheduled send time, in the window.
     pub latency: Hist,
     /// Request to response head, in the window.
     pub head: Hist,
+    /// Request to response head, before the window.
+    pub ramp_head: Hist,
     /// Request to end, in the window.
     pub whole: Hist,
     /// Responses by status.
@@ -58,6 +62,8 @@ pub struct GroupStats {
     pub faults: BTreeMap<Fault, u64>,
     /// When which stream was left.
     pub left: Vec<(u32, u64)>,
+    /// Frames in the window of each connection that was there at the end.
+    pub each: Vec<u64>,
     /// When the last end was seen.
     pub last_end: u64,
 }
@@ -69,9 +75,12 @@ impl GroupStats {
         self.window_frames += other.window_frames;
         self.window_bytes += other.window_bytes;
         self.window_requests += other.window_requests;
+        self.window_refused += other.window_refused;
         self.requests += other.requests;
+        self.each.extend(other.each);
         self.latency.merge(&other.latency);
         self.head.merge(&other.head);
+        self.ramp_head.merge(&other.ramp_head);
         self.whole.merge(&other.whole);
         for (status, count) in other.statuses {
             *self.statuses.entry(status).or_default() += count;

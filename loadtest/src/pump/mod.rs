@@ -6,7 +6,8 @@ mod epoll;
 mod uring;
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use anyhow::Result;
 
@@ -30,9 +31,20 @@ pub fn run(kind: Kind, address: SocketAddr, upstream: SocketAddr) -> Result<()> 
     }
 }
 
-/// A connection to the upstream. It blocks, which on loopback is over at once.
+static SOURCE: AtomicU32 = AtomicU32::new(0);
+
+/// A connection to the upstream. It blocks, which on loopback is over at once. A pump keeps no
+/// connections, so on loopback it takes turns with source addresses lest it run out of ports.
 fn connect(upstream: SocketAddr) -> io::Result<TcpStream> {
-    let socket = TcpStream::connect(upstream)?;
+    use socket2::{Domain, Socket, Type};
+    let socket = Socket::new(Domain::for_address(upstream), Type::STREAM, None)?;
+    if upstream.is_ipv4() && upstream.ip().is_loopback() {
+        let [.., high, low] = SOURCE.fetch_add(1, Relaxed).to_be_bytes();
+        let address = Ipv4Addr::new(127, 2, high, low.max(1));
+        socket.bind(&SocketAddr::from((address, 0)).into())?;
+    }
+    socket.connect(&upstream.into())?;
+    let socket = TcpStream::from(socket);
     socket.set_nodelay(true)?;
     socket.set_nonblocking(true)?;
     Ok(socket)

@@ -189,7 +189,8 @@ impl Pump {
             (0, _) => pair.sides[index % 2].ended = true,
             // Cancelled for a slow peer: goes on when that one has caught up.
             (..0, _) if pair.sides[index % 2].cancelled => {
-                if pair.sides[peer % 2].queue.len() <= QUEUE_MAX / 4 {
+                let low = pair.sides[peer % 2].queue.len() <= QUEUE_MAX / 4;
+                if low {
                     self.receive(index)?;
                 }
             }
