@@ -178,7 +178,7 @@ impl Checker {
         bytes: &'a [u8],
         seen: &mut impl FnMut(u64),
     ) -> Result<&'a [u8], Fault> {
-        let want = match (self.carry.first().or(bytes.first()), self.carry.get(6)) {
+        let want = match (self.carry.first().or_else(|| bytes.first()), self.carry.get(6)) {
             (Some(b'd'), Some(b'{')) if !self.lenient => template.len,
             (Some(b'd'), Some(_)) if !self.lenient => TERMINAL.len(),
             (Some(b'd'), None) if !self.lenient => 7,

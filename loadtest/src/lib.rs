@@ -7,6 +7,7 @@ pub mod frame;
 pub mod machine;
 pub mod origin;
 pub mod pump;
+pub mod report;
 pub mod result;
 pub mod run;
 pub mod sample;

@@ -14,7 +14,7 @@ use loadtest::run::Stage;
 use loadtest::scenario::{Numbers, Scenario};
 use loadtest::suite::{Field, Findings, Item, usual};
 use loadtest::systems::{Bench, System};
-use loadtest::{cores, pump, table};
+use loadtest::{cores, pump, report, table};
 
 /// Load tests of Millstream beside its peers and bare pumps.
 #[derive(Debug, Parser)]
@@ -83,6 +83,14 @@ enum Command {
         /// Where to
         #[arg(long)]
         upstream: SocketAddr,
+    },
+    /// Make a page of findings kept as JSON: FILE's name with .html, or --html
+    Report {
+        /// The file
+        file: PathBuf,
+        /// Where the page goes
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
     },
     /// Print the table of findings kept as JSON
     Table {
@@ -168,6 +176,14 @@ fn main() -> Result<()> {
         Command::Pump { kind, listen, upstream } => {
             raise_descriptors();
             pump::run(*kind, *listen, *upstream)
+        }
+        Command::Report { file, html } => {
+            let page = report::html(&Findings::load(file)?);
+            let place = html.clone().unwrap_or_else(|| file.with_extension("html"));
+            std::fs::write(&place, page)
+                .with_context(|| format!("cannot write {}", place.display()))?;
+            println!("{}", place.display());
+            Ok(())
         }
         Command::Table { file } => {
             let findings = Findings::load(file)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
 
-use crate::client::{Client, Group, GroupStats, Hist, Reading};
+use crate::client::{Client, Group, GroupStats, Hist};
 use crate::clock;
 use crate::frame::Fault;
 use crate::origin::Origin;
@@ -27,8 +27,10 @@ pub enum Window {
         /// At most.
         limit: Duration,
     },
-    /// From when all connections are live until the groups with a limit are through.
+    /// From the first connection until the groups with a limit are through.
     Count {
+        /// At least.
+        least: Duration,
         /// At most.
         limit: Duration,
     },
@@ -132,13 +134,17 @@ impl Stage<'_> {
         let begun = clock::now();
         let client = Client::start(running.address, &groups, &self.bench.load_cores);
         let mut notes = Vec::new();
-        self.await_live(&client, spec, &mut notes);
+        if !matches!(spec.window, Window::Count { .. }) {
+            self.await_live(&client, spec, &mut notes);
+        }
         let ramp_seconds = (clock::now() - begun) as f64 / 1e9;
         self.origin.shared.take_late();
         let (from, to) = match spec.window {
             Window::For(length) => self.steady_window(&client, &pids, spec.settle, length),
             Window::Burst { limit } => self.burst_window(&client, &pids, start_at, limit),
-            Window::Count { limit } => self.count_window(&client, &pids, &groups, limit),
+            Window::Count { least, limit } => {
+                self.count_window(&client, &pids, &groups, (least, limit))
+            }
         };
         self.remember(spec, &pids, &mut memory);
         let late = self.origin.shared.take_late().map(Hist);
@@ -287,17 +293,19 @@ impl Stage<'_> {
         client: &Client,
         pids: &[u32],
         groups: &[Group],
-        limit: Duration,
+        (least, limit): (Duration, Duration),
     ) -> (Mark, Mark) {
         let from = self.mark(client, pids);
         client.control.set_window(from.time, u64::MAX);
         let all: u64 = groups.iter().filter_map(|group| group.limit).sum();
-        let deadline = from.time + u64::try_from(limit.as_nanos()).unwrap_or(0);
+        let after = |time: Duration| from.time + u64::try_from(time.as_nanos()).unwrap_or(0);
+        let (soonest, deadline) = (after(least), after(limit));
         self.bar.set_length(all);
         loop {
             let done = client.control.limited.load(Relaxed);
             self.bar.set_position(done);
-            if done >= all || clock::now() > deadline || self.is_interrupted() {
+            let now = clock::now();
+            if done >= all && now > soonest || now > deadline || self.is_interrupted() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -315,8 +323,8 @@ impl Stage<'_> {
         }
         self.origin.shared.finish_streams();
         // Slow readers would take hours to their streams' ends.
-        let slow = spec.groups.iter().any(|group| group.reading != Reading::Eager);
-        let deadline = clock::now() + if slow { 0 } else { 8_000_000_000 };
+        let cut = spec.groups.iter().any(|group| group.cut);
+        let deadline = clock::now() + if cut { 0 } else { 8_000_000_000 };
         while !client.is_done() && clock::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -368,10 +376,13 @@ impl Stage<'_> {
         // Not the kernel's ticks, which are too coarse for a burst.
         let load = (result.client_cpu + result.origin_cpu) / 1e9 / result.seconds.max(1e-9);
         let cores = self.bench.load_cores.len().max(1) as f64;
-        if load / cores > 0.88 || result.load_cores.busy > 0.97 {
+        let full = result.load_cores.busy > 0.97;
+        if load / cores > 0.88 || full && load / cores > 0.6 {
             result
                 .notes
                 .push("generator and origin were the bottleneck: their core was full".into());
+        } else if full {
+            result.notes.push("other processes kept the load's core busy".into());
         }
     }
 

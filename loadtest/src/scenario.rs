@@ -137,7 +137,7 @@ impl Scenario {
             }
             Self::Overload => {
                 let count = streams(200);
-                let group = ramped(count, fast);
+                let group = Group { cut: true, ..ramped(count, fast) };
                 let spec = spec(format!("{count}×{size}B at twice"), vec![group], window(3.0));
                 Spec { memory: true, overload: Some(2.0), ..spec }
             }
@@ -179,7 +179,7 @@ impl<F: Fn(String, Vec<Group>, Window) -> Spec> Build for F {}
 fn slow(numbers: &Numbers, fast: Shape, spec: impl Build) -> Spec {
     let count = numbers.streams.unwrap_or(64);
     let reading = Reading::Slow { bytes_per_second: 1, receive_buffer: 16 << 10 };
-    let group = Group { reading, ramp: ramp(count), ..Group::new("readers", count, fast) };
+    let group = Group { reading, cut: true, ..ramped(count, fast) };
     let window = Window::For(seconds(numbers.seconds.unwrap_or(3.0)));
     spec(format!("{count} readers of 1 B/s"), vec![group], window)
 }
@@ -235,8 +235,9 @@ fn soak(numbers: &Numbers, shape: Shape, spec: impl Build) -> Spec {
     let leave = Some((Duration::ZERO, Duration::from_millis(20)));
     let aborted = Group { limit: Some(aborts), leave, ..again("aborted", 32, begun) };
     let groups = vec![steady, kept, Group { fresh: true, ..fresh }, aborted];
-    let limit = Duration::from_secs_f64(numbers.seconds.unwrap_or(120.0));
-    spec(format!("{shorts} short, {aborts} aborted"), groups, Window::Count { limit })
+    let least = seconds(numbers.seconds.unwrap_or(30.0));
+    let limit = least + Duration::from_secs(120);
+    spec(format!("{shorts} short, {aborts} aborted"), groups, Window::Count { least, limit })
 }
 
 #[cfg(test)]

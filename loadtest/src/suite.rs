@@ -104,7 +104,7 @@ pub fn usual(quick: bool, rounds: Option<usize>) -> Vec<Item> {
         item(Scenario::Mixed, n(1), Field::Relays, brief(2.0)),
         item(Scenario::RetryStorm, n(1), Field::Relays, brief(1.5)),
         item(Scenario::Overload, n(1), Field::Relays, brief(2.0)),
-        item(Scenario::Soak, n(1), Field::Closest, none()),
+        item(Scenario::Soak, n(1), Field::Closest, brief(10.0)),
         item(Scenario::Steady, n(1), Field::Light, few),
         item(Scenario::Churn, n(1), Field::Light, with(4, 2.0)),
         item(Scenario::Idle, n(1), Field::Light, with(100, 0.5)),

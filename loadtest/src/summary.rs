@@ -108,6 +108,13 @@ const MEMORY: &[Metric] = &[
     WITH,
     AFTER,
 ];
+const SLOW: &[Metric] = &[
+    headline("PSS B/stream", 0, RunResult::pss_each),
+    metric("TCP buffers B/stream", 0, RunResult::tcp_each),
+    BEFORE,
+    WITH,
+    AFTER,
+];
 const DISCONNECT: &[Metric] = &[
     headline("p50 ms", 2, |r| r.disconnect.as_ref().map(|l| l.p50)),
     metric("p99 ms", 2, |r| r.disconnect.as_ref().map(|l| l.p99)),
@@ -151,7 +158,8 @@ pub fn metrics(scenario: &str) -> Vec<Metric> {
         "burst" => BURST,
         "churn" | "churn-new" => CHURN,
         "retry-storm" => RETRY,
-        "idle" | "slow" => MEMORY,
+        "idle" => MEMORY,
+        "slow" => SLOW,
         "disconnect" | "disconnect-silent" => DISCONNECT,
         "overload" => OVERLOAD,
         "soak" => SOAK,

@@ -228,6 +228,8 @@ impl Bench {
             System::Litellm => {
                 command.arg("--config").arg(config).args(["--host", "127.0.0.1", "--port"]);
                 command.arg(address.port().to_string()).env("LITELLM_LOG", "ERROR");
+                // It does not start without one; the clients send it.
+                command.env("LITELLM_MASTER_KEY", "sk-loadtest");
                 command.env("LITELLM_LOCAL_MODEL_COST_MAP", "True").env("NO_DOCS", "True");
             }
         }

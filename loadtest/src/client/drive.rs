@@ -166,7 +166,7 @@ impl Driver<'_> {
             let stats = &mut self.stats[conn.group];
             stats.each.push(conn.frames);
             let group = &self.groups[conn.group];
-            if group.leave.is_none() && !group.shape.hold && group.reading == Reading::Eager {
+            if group.leave.is_none() && !group.shape.hold && !group.cut {
                 stats.fault(Fault::Stuck);
             }
         }

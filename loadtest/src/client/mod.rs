@@ -50,6 +50,8 @@ pub struct Group {
     pub reading: Reading,
     /// The connections are opened evenly over this time.
     pub ramp: Duration,
+    /// May be cut short at the run's end without a fault.
+    pub cut: bool,
     /// Requests in all, where there is such a number; those that failed are not counted.
     pub limit: Option<u64>,
 }
@@ -67,6 +69,7 @@ impl Group {
             lenient: false,
             reading: Reading::Eager,
             ramp: Duration::ZERO,
+            cut: false,
             limit: None,
         }
     }

@@ -80,12 +80,14 @@ impl Pump {
             let left = std::mem::take(&mut pair[which].left);
             result = send(&mut pair[which], &left);
             if result.is_ok() && pair[which].left.is_empty() {
-                result = relay(pair, 1 - which, buffer);
+                // An end may have come while it was not read.
+                result = relay(pair, 1 - which, buffer, true);
             }
         }
         let readable = EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
         if result.is_ok() && flags.intersects(readable) {
-            result = relay(pair, which, buffer);
+            let ends = !(flags & !(EventFlags::IN | EventFlags::OUT)).is_empty();
+            result = relay(pair, which, buffer, ends);
         }
         if result.is_err() || (pair[0].ended && pair[1].ended) {
             self.pairs[at] = None;
@@ -94,8 +96,9 @@ impl Pump {
     }
 }
 
-/// Moves bytes from one side to the other until there are none or no room.
-fn relay(pair: &mut [Side; 2], from: usize, buffer: &mut [u8]) -> io::Result<()> {
+/// Moves bytes from one side to the other until there are none or no room; if it `ends`, up to
+/// the end, of which no other edge will tell.
+fn relay(pair: &mut [Side; 2], from: usize, buffer: &mut [u8], ends: bool) -> io::Result<()> {
     let to = 1 - from;
     while pair[to].left.is_empty() && !pair[to].ended {
         match pair[from].socket.read(buffer) {
@@ -106,7 +109,7 @@ fn relay(pair: &mut [Side; 2], from: usize, buffer: &mut [u8]) -> io::Result<()>
             Ok(count) => {
                 send(&mut pair[to], &buffer[..count])?;
                 // Edges come anew for what arrives after a short read.
-                if count < buffer.len() {
+                if count < buffer.len() && !ends {
                     return Ok(());
                 }
             }

@@ -14,7 +14,8 @@ use super::buffers::Buffers;
 const GROUP: u16 = 7;
 const BUFFERS: u16 = 1024;
 const BUFFER: usize = 32 << 10;
-/// Buffers that may wait for one slow socket before its peer's receive is cancelled.
+/// Buffers that may wait for one slow socket before its peer's receive is cancelled; fewer where
+/// many connections share the buffers.
 const QUEUE_MAX: usize = 16;
 const NO_SIGNAL: i32 = 0x4000;
 const NO_BUFFERS: i32 = -rustix::io::Errno::NOBUFS.raw_os_error();
@@ -49,7 +50,7 @@ struct Pump {
     pairs: Vec<Option<Pair>>,
     free: Vec<usize>,
     /// Sides whose receive ended for want of buffers.
-    starved: Vec<usize>,
+    starved: VecDeque<usize>,
     upstream: SocketAddr,
 }
 
@@ -62,7 +63,7 @@ pub(super) fn run(listener: &TcpListener, upstream: SocketAddr) -> Result<()> {
         .context("io_uring")?;
     let buffers = Buffers::register(&ring.submitter(), GROUP, BUFFERS, BUFFER)
         .context("a ring of buffers")?;
-    let (pairs, free, starved) = (Vec::new(), Vec::new(), Vec::new());
+    let (pairs, free, starved) = (Vec::new(), Vec::new(), VecDeque::new());
     let mut pump = Pump { ring, buffers, pairs, free, starved, upstream };
     listener.set_nonblocking(false)?;
     let accept = || opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).build().user_data(ACCEPT);
@@ -168,6 +169,7 @@ impl Pump {
 
     fn received(&mut self, index: usize, result: i32, flags: u32) -> Result<()> {
         let buffer = cqueue::buffer_select(flags);
+        let queue_max = self.queue_max();
         let Some(pair) = self.pairs[index / 2].as_mut() else { return Ok(()) };
         let more = cqueue::more(flags);
         pair.sides[index % 2].receiving = more;
@@ -176,7 +178,7 @@ impl Pump {
             (1.., Some(buffer)) if !pair.broken => {
                 let side = &mut pair.sides[peer % 2];
                 side.queue.push_back((buffer, 0, result as usize));
-                let full = side.queue.len() >= QUEUE_MAX;
+                let full = side.queue.len() >= queue_max;
                 self.send(peer)?;
                 if full && more {
                     self.cancel(index)?;
@@ -185,11 +187,11 @@ impl Pump {
                 }
                 return Ok(());
             }
-            (NO_BUFFERS, _) => self.starved.push(index),
+            (NO_BUFFERS, _) => self.starved.push_back(index),
             (0, _) => pair.sides[index % 2].ended = true,
             // Cancelled for a slow peer: goes on when that one has caught up.
             (..0, _) if pair.sides[index % 2].cancelled => {
-                let low = pair.sides[peer % 2].queue.len() <= QUEUE_MAX / 4;
+                let low = pair.sides[peer % 2].queue.len() <= queue_max / 4;
                 if low {
                     self.receive(index)?;
                 }
@@ -214,7 +216,13 @@ impl Pump {
         self.push(&opcode::AsyncCancel::new(data | RECEIVE).build().user_data(data | CANCEL))
     }
 
+    fn queue_max(&self) -> usize {
+        let pairs = (self.pairs.len() - self.free.len()).max(1);
+        (usize::from(BUFFERS) / 2 / pairs).clamp(2, QUEUE_MAX)
+    }
+
     fn sent(&mut self, index: usize, result: i32) -> Result<()> {
+        let queue_max = self.queue_max();
         let Some(pair) = self.pairs[index / 2].as_mut() else { return Ok(()) };
         let side = &mut pair.sides[index % 2];
         side.sending = false;
@@ -229,7 +237,7 @@ impl Pump {
         }
         if let Some(buffer) = through {
             side.queue.pop_front();
-            let low = side.queue.len() <= QUEUE_MAX / 4;
+            let low = side.queue.len() <= queue_max / 4;
             self.recycle(buffer)?;
             if low {
                 self.receive(index ^ 1)?;
@@ -240,7 +248,7 @@ impl Pump {
 
     fn recycle(&mut self, buffer: u16) -> Result<()> {
         self.buffers.give(buffer);
-        if let Some(index) = self.starved.pop() {
+        if let Some(index) = self.starved.pop_front() {
             self.receive(index)?;
         }
         Ok(())
