@@ -17,7 +17,7 @@ use crate::clock;
 use crate::config::plan::Io;
 use crate::net::listener::{self, Accepted};
 use crate::net::stream::Transport;
-use crate::net::wait::poll_slot;
+use crate::net::wait::{poll_deadline, poll_slot};
 use crate::relay::{Core, CoreParts, Stage, connection};
 use crate::telemetry::streams::StreamInfo;
 
@@ -141,6 +141,7 @@ pub fn run(parts: WorkerParts) {
         for listener in listeners {
             monoio::spawn(accept(Rc::clone(&core), listener));
         }
+        monoio::spawn(keep_time(Rc::clone(&core)));
         monoio::spawn(sweep(Rc::clone(&core)));
         control_loop(&core, control, &snapshots).await;
     });
@@ -188,6 +189,15 @@ async fn control_loop(
         if over.await {
             return;
         }
+    }
+}
+
+/// Wakes connections at their deadlines: one timer for all of them.
+async fn keep_time(core: Rc<Core>) {
+    let mut timer = pin!(None);
+    loop {
+        poll_fn(|cx| poll_deadline(timer.as_mut(), core.keep_time(cx.waker()), cx)).await;
+        core.wake_due(clock::now());
     }
 }
 
@@ -258,10 +268,11 @@ fn spawn_connection(core: &Rc<Core>, stream: std::net::TcpStream, peer: std::net
             return;
         }
     };
-    let serve = connection::serve(Rc::clone(core), transport, peer);
+    // Boxed before it is captured: a future that is moved while it waits would be stored twice.
+    let serve = Caught { future: Box::pin(connection::serve(Rc::clone(core), transport, peer)) };
     let core = Rc::clone(core);
     monoio::spawn(async move {
-        if (Caught { future: Box::pin(serve) }).await.is_err() {
+        if serve.await.is_err() {
             core.metrics.panics.inc();
             log::error!(
                 "a fault of the relay ended the connection of {peer} (see the panic above)"

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::inbox::{Filled, Inbox};
 use super::pump::send_queued;
-use super::{Core, Stage};
+use super::{Core, Registration, Stage};
 use crate::clock;
 use crate::error::{Failure, Phase, Retryable};
 use crate::flow::stream::Stream;
@@ -18,13 +18,15 @@ use crate::http1::Status;
 use crate::http1::head::{ResponseHead, parse_response};
 use crate::limits::INTERIM_RESPONSES_MAX;
 use crate::net::stream::Transport;
-use crate::net::wait::{poll_deadline, poll_slot};
+use crate::net::wait::poll_slot;
 use crate::outcome::Outcome;
 
 /// One attempt at one upstream connection.
 pub struct Ask<'a> {
     /// The core it runs on.
     pub core: &'a Core,
+    /// The connection's entry in the core.
+    pub registration: &'a Registration,
     /// The leased connection.
     pub upstream: &'a Transport,
     /// It was used before.
@@ -77,7 +79,7 @@ impl Ask<'_> {
     pub async fn run(&mut self) -> Result<Answer, Failure> {
         let (upstream, downstream) = (self.upstream, self.downstream);
         let (mut readable, mut writable) = (pin!(None), pin!(None));
-        let (mut stirred, mut timer) = (pin!(None), pin!(None));
+        let mut stirred = pin!(None);
         let mut progress = Progress {
             head_sent: 0,
             answer: Inbox::default(),
@@ -109,7 +111,7 @@ impl Ask<'_> {
                 {
                     (downstream_stirred, ready) = (true, true);
                 }
-                ready |= poll_deadline(timer.as_mut(), Some(progress.deadline), cx).is_ready();
+                ready |= self.registration.poll_deadline(Some(progress.deadline)).is_ready();
                 if ready { Poll::Ready(()) } else { Poll::Pending }
             })
             .await;

@@ -17,7 +17,7 @@ use crate::http1::Status;
 use crate::http1::head::{RequestHead, parse_request};
 use crate::limits::{LINGER_BYTES_MAX, LINGER_TIMEOUT};
 use crate::net::stream::Transport;
-use crate::net::wait::{poll_deadline, poll_slot};
+use crate::net::wait::poll_slot;
 use crate::outcome::Outcome;
 
 /// A connection and what it holds between requests.
@@ -64,37 +64,36 @@ enum Input {
 }
 
 /// Serves one connection to its end.
-pub async fn serve(core: Rc<Core>, transport: Transport, peer: SocketAddr) {
+pub fn serve(core: Rc<Core>, transport: Transport, peer: SocketAddr) -> impl Future<Output = ()> {
     let registration = core.register();
+    let (inbox, unsent) = (Inbox::default(), Vec::new());
+    let mut connection = Connection { core, transport, peer, inbox, unsent, registration };
+    // Used where it was captured: an `async fn` would move it and keep the room of both places.
+    async move { requests(&mut connection).await }
+}
+
+async fn requests(connection: &mut Connection) {
     poll_fn(|cx| {
-        registration.set_waker(cx.waker());
+        connection.registration.set_waker(cx.waker());
         Poll::Ready(())
     })
     .await;
-    let mut connection = Connection {
-        core,
-        transport,
-        peer,
-        inbox: Inbox::default(),
-        unsent: Vec::new(),
-        registration,
-    };
     let mut first = true;
     let after = loop {
-        match connection.next(first).await {
-            Next::Request(head) => match exchange::run(&mut connection, *head).await {
+        match Box::pin(connection.next(first)).await {
+            Next::Request(head) => match exchange::run(connection, head).await {
                 After::KeepAlive => first = false,
                 after => break after,
             },
             Next::Over => break After::Abort,
             Next::Refuse(status, code, message) => {
-                connection.refuse(status, code, &message).await;
+                Box::pin(connection.refuse(status, code, &message)).await;
                 break After::Close;
             }
         }
     };
     match after {
-        After::Close => connection.linger().await,
+        After::Close => Box::pin(connection.linger()).await,
         After::KeepAlive | After::Abort => connection.transport.shutdown(),
     }
 }
@@ -150,7 +149,7 @@ impl Connection {
 
     /// Waits for input; a connection that is `idle` between requests also ends at drain.
     async fn input(&self, deadline: Instant, idle: bool) -> Input {
-        let (mut readable, mut timer) = (pin!(None), pin!(None));
+        let mut readable = pin!(None);
         poll_fn(|cx| {
             let stage = self.core.stage();
             if poll_slot(readable.as_mut(), || self.transport.readable(), cx).is_ready() {
@@ -159,7 +158,7 @@ impl Connection {
             if stage == Stage::Ending || (idle && stage == Stage::Draining) {
                 return Poll::Ready(Input::Draining);
             }
-            if poll_deadline(timer.as_mut(), Some(deadline), cx).is_ready() {
+            if self.registration.poll_deadline(Some(deadline)).is_ready() {
                 return Poll::Ready(Input::Late);
             }
             Poll::Pending
@@ -190,7 +189,7 @@ impl Connection {
     }
 
     async fn send(&self, mut bytes: &[u8]) -> Result<(), Outcome> {
-        let (mut writable, mut timer) = (pin!(None), pin!(None));
+        let mut writable = pin!(None);
         while !bytes.is_empty() {
             match self.transport.try_send(bytes) {
                 Ok(Some(n)) => bytes = &bytes[n..],
@@ -204,8 +203,8 @@ impl Connection {
                         if self.core.stage() == Stage::Ending {
                             return Poll::Ready(Err(Outcome::Drained));
                         }
-                        poll_deadline(timer.as_mut(), Some(deadline), cx)
-                            .map(|()| Err(Outcome::ClientStalled))
+                        let late = self.registration.poll_deadline(Some(deadline));
+                        late.map(|()| Err(Outcome::ClientStalled))
                     })
                     .await?;
                 }

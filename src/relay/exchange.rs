@@ -1,67 +1,91 @@
-//! One request with its response: admission, attempts, the head, the pump, the named end.
+//! One request with its response: the attempts, the head, the pump, the named end.
+//!
+//! What an exchange passes only once runs in futures of their own on the heap ([`begin`],
+//! [`cut`]): a stream that waits for its next token keeps no memory for them.
 
-use std::time::{Duration, Instant};
-
+use super::Admission;
 use super::Stage;
 use super::answer::{self, Own};
-use super::ask::{Answer, Ask};
+use super::ask::Answer;
+use super::attempt::{self, Answered, Refusal};
 use super::connection::{After, Connection};
 use super::inbox::Inbox;
 use super::pump::{Pump, send_queued};
-use super::record::{Record, shown};
-use crate::balance::retry::retry_after;
+use super::record::Record;
 use crate::clock;
 use crate::dialect::Dialect;
 use crate::dialect::ErrorText;
-use crate::dialect::peek::peek;
 use crate::error::{Failure, Phase, Side};
-use crate::flow::stream::{Marks, Outgoing, Stream};
+use crate::flow::stream::{Outgoing, Stream};
 use crate::flow::timers::{Timeouts, Timers};
 use crate::http1::Version;
 use crate::http1::body::BodyDecoder;
-use crate::http1::forward::{ForwardRequest, ForwardResponse, encode_request, encode_response};
+use crate::http1::forward::{ForwardResponse, encode_response};
 use crate::http1::head::{BodyFraming, RequestHead};
-use crate::limits::{
-    ABORT_DELAY, CONNECT_CHAIN_TIMEOUT, PEEK_BODY_BYTES_MAX, REPLAY_BODY_BYTES_MAX,
-};
+use crate::limits::ABORT_DELAY;
 use crate::net::stream::Transport;
 use crate::outcome::Outcome;
-use crate::upstream::connect;
 
-/// An upstream connection while an exchange uses it.
-struct Lease {
-    transport: Transport,
-    reused: bool,
+/// A response whose head has gone down.
+struct Response {
+    upstream: Transport,
+    stream: Stream,
+    timers: Timers,
+    framing: Framing,
+    /// The upstream sent more than its body.
+    extra: bool,
+    /// The exchange's place among the streams of its core.
+    _admission: Admission,
+}
+
+/// What its framing allows at its end.
+#[derive(Clone, Copy)]
+struct Framing {
+    /// The client may send another request.
+    keep_alive: bool,
+    /// The upstream connection may be used again.
+    reusable: bool,
+    /// The upstream ends its body by closing.
+    from_close: bool,
+    /// We end the body by closing.
+    to_close: bool,
 }
 
 /// Runs one exchange; says what becomes of the connection.
-pub async fn run(connection: &mut Connection, head: RequestHead) -> After {
+pub async fn run(connection: &mut Connection, head: Box<RequestHead>) -> After {
     let dialect = Dialect::from_request(head.path(), |name| head.field(name).is_some());
     let record =
         Record::open(&connection.core, &connection.registration, connection.peer, &head, dialect);
-    let result = attempt_all(connection, &head, &record).await;
-    let (outcome, after) = match result {
-        Ok((outcome, after)) => (outcome, after),
-        Err(refusal) => refuse(connection, &head, &record, refusal).await,
+    let (outcome, after) = match Box::pin(begin(connection, head, &record)).await {
+        Ok(mut response) => {
+            let Connection { core, registration, transport, inbox, .. } = &mut *connection;
+            let mut pump = Pump {
+                core,
+                registration,
+                upstream: &response.upstream,
+                downstream: transport,
+                inbox,
+                stream: &mut response.stream,
+                timers: &mut response.timers,
+                record: &record,
+                upstream_ready: false,
+                blocked: false,
+                watching: true,
+                extra: response.extra,
+            };
+            match pump.run().await {
+                Ok(()) => {
+                    response.extra = pump.extra;
+                    finish(connection, response)
+                }
+                Err(failure) => Box::pin(cut(connection, &record, &mut response, failure)).await,
+            }
+        }
+        Err(end) => end,
     };
     record.close(outcome);
     connection.registration.set_live(None);
     after
-}
-
-/// An answer of our own instead of the upstream's.
-struct Refusal {
-    status: u16,
-    outcome: Outcome,
-    message: String,
-    /// The request's body was read to its end, or there was none.
-    body_read: bool,
-}
-
-impl Refusal {
-    fn new(status: u16, outcome: Outcome, message: impl Into<String>) -> Self {
-        Self { status, outcome, message: message.into(), body_read: false }
-    }
 }
 
 async fn refuse(
@@ -92,205 +116,6 @@ async fn refuse(
     }
 }
 
-/// What the relay does not carry, by the head alone.
-fn check(connection: &Connection, head: &RequestHead) -> Result<(), Refusal> {
-    let core = &connection.core;
-    if head.method() == "CONNECT" {
-        let message = "CONNECT is not carried: this relay is a gateway, not a tunnel";
-        return Err(Refusal::new(501, Outcome::RequestRefused, message));
-    }
-    let upgrade = head.field("upgrade").unwrap_or_default();
-    if upgrade.to_ascii_lowercase().starts_with(b"websocket") {
-        let message = "WebSocket upgrades are not carried: use an event stream";
-        return Err(Refusal::new(501, Outcome::RequestRefused, message));
-    }
-    if let BodyFraming::Length(length) = head.framing()
-        && length > core.plan.body_bytes_max
-    {
-        let max = core.plan.body_bytes_max;
-        let message = format!("the request's body is larger than {max} bytes");
-        return Err(Refusal::new(413, Outcome::RequestRefused, message));
-    }
-    Ok(())
-}
-
-fn marks(connection: &Connection) -> Marks {
-    let plan = &connection.core.plan;
-    Marks { high: plan.high_water_mark, low: plan.low_water_mark, frame_max: plan.frame_bytes_max }
-}
-
-/// The request's body on its way up, kept for another attempt.
-fn request_body(connection: &Connection, head: &RequestHead) -> Stream {
-    let chunked = head.framing() == BodyFraming::Chunked;
-    let outgoing = if chunked { Outgoing::Chunked } else { Outgoing::Plain };
-    let mut body = Stream::opaque(BodyDecoder::new(head.framing()), outgoing, marks(connection))
-        .keeping(REPLAY_BODY_BYTES_MAX);
-    if head.framing() == BodyFraming::None {
-        body.end();
-    }
-    body
-}
-
-/// The wait before another attempt after this answer, or `None` to pass the answer on.
-fn wait_after(
-    connection: &Connection,
-    record: &Record,
-    answer: &Answer,
-    body: &Stream,
-) -> Option<Duration> {
-    let after = answer.head.field("retry-after");
-    let after = after.and_then(|value| retry_after(value, std::time::SystemTime::now()));
-    connection.core.retry.after_status(
-        answer.head.status(),
-        after,
-        record.attempts.get(),
-        body.kept().is_some(),
-        fastrand::f64(),
-    )
-}
-
-/// Makes attempts until one is answered and relayed, or none is left.
-async fn attempt_all(
-    connection: &mut Connection,
-    head: &RequestHead,
-    record: &Record,
-) -> Result<(Outcome, After), Refusal> {
-    check(connection, head)?;
-    let core = std::rc::Rc::clone(&connection.core);
-    let Some(_admission) = core.admit() else {
-        return Err(Refusal::new(503, Outcome::Overloaded, "the relay carries all it can"));
-    };
-    let mut body = request_body(connection, head);
-    let request = encode_upstream_head(connection, head, record);
-    let chain_deadline = clock::now() + CONNECT_CHAIN_TIMEOUT;
-    loop {
-        record.attempts.set(record.attempts.get() + 1);
-        let attempt = attempt(connection, head, record, &mut body, &request, chain_deadline).await;
-        peek_body(record, &body);
-        let wait = match attempt {
-            Ok((lease, answer)) => match wait_after(connection, record, &answer, &body) {
-                Some(wait) => wait,
-                None => return Ok(relay(connection, head, record, body, lease, answer).await),
-            },
-            Err(failure) => {
-                log::debug!("{}: {failure}", record.live.request_id);
-                let (attempts, replayable) = (record.attempts.get(), body.kept().is_some());
-                let jitter = fastrand::f64();
-                match core.retry.after_failure(&failure, attempts, replayable, jitter) {
-                    Some(wait) => wait,
-                    None => return Err(refusal(&failure, &body)),
-                }
-            }
-        };
-        core.metrics.retries.inc();
-        if !wait.is_zero() {
-            let waited = connection.beside(monoio::time::sleep(wait)).await;
-            waited.map_err(|failure| refusal(&failure, &body))?;
-        }
-        body.restart();
-    }
-}
-
-fn refusal(failure: &Failure, body: &Stream) -> Refusal {
-    let mut refusal = Refusal::new(failure.status(), failure.outcome, failure.message.clone());
-    refusal.body_read = body.is_ended() && failure.side != Side::Downstream;
-    refusal
-}
-
-fn encode_upstream_head(connection: &Connection, head: &RequestHead, record: &Record) -> Vec<u8> {
-    let endpoint = &connection.core.endpoint;
-    let target = match head.path_and_query().as_ref() {
-        "*" => "*".to_owned(),
-        path => format!("{}{path}", endpoint.base_path),
-    };
-    // A provider must not compress a stream: most compressors hold bytes back. Whether a POST
-    // asks for a stream stands in its body, which has not been read yet.
-    let identity = head.method() == "POST" || head.accepts_event_stream();
-    let mut out = Vec::with_capacity(head.bytes_len() + 256);
-    let forward = ForwardRequest {
-        authority: &endpoint.authority,
-        target: &target,
-        client_ip: connection.peer.ip(),
-        scheme: "http",
-        request_id: &record.live.request_id,
-        identity,
-        framing: head.framing(),
-    };
-    encode_request(head, &forward, &mut out);
-    out
-}
-
-fn peek_body(record: &Record, body: &Stream) {
-    if record.model.borrow().is_some() {
-        return;
-    }
-    if let Some(kept) = body.kept()
-        && kept.first().is_some_and(|byte| !byte.is_ascii_alphanumeric())
-    {
-        let seen = &kept[..kept.len().min(PEEK_BODY_BYTES_MAX)];
-        record.model.replace(peek(seen).model.as_deref().map(shown));
-    }
-}
-
-/// One try: a connection, the request, the answer's head.
-async fn attempt(
-    connection: &mut Connection,
-    head: &RequestHead,
-    record: &Record,
-    body: &mut Stream,
-    request: &[u8],
-    chain_deadline: Instant,
-) -> Result<(Lease, Answer), Failure> {
-    record.live.state.set("connecting");
-    let lease = lease(connection, chain_deadline).await?;
-    record.reused.set(lease.reused);
-    record.live.state.set("waiting");
-    let core = std::rc::Rc::clone(&connection.core);
-    let mut ask = Ask {
-        core: &core,
-        upstream: &lease.transport,
-        reused: lease.reused,
-        downstream: &connection.transport,
-        inbox: &mut connection.inbox,
-        unsent: &mut connection.unsent,
-        head: request,
-        body,
-        interim: head.version() == Version::Http11,
-        expects_continue: head.expects_continue(),
-    };
-    let answer = ask.run().await;
-    if answer.is_err() {
-        // Tells the upstream at once, without waiting for the descriptor's close.
-        lease.transport.shutdown();
-    }
-    Ok((lease, answer?))
-}
-
-/// A pooled connection, or a new one.
-async fn lease(connection: &mut Connection, chain_deadline: Instant) -> Result<Lease, Failure> {
-    let core = std::rc::Rc::clone(&connection.core);
-    let (pooled, dropped) = core.pool.lease(clock::now());
-    core.note_pool(dropped);
-    if let Some(transport) = pooled {
-        core.metrics.upstream_reuses.inc();
-        return Ok(Lease { transport, reused: true });
-    }
-    let authority = &core.endpoint.authority;
-    let addresses = core.addresses.addresses().map_err(|why| {
-        connect::unreachable(format!("upstream name {authority} does not resolve: {why}"))
-    })?;
-    core.metrics.upstream_connects.inc();
-    let timeout = core.plan.connect_timeout;
-    let connect = connect::connect(authority, &addresses, timeout, chain_deadline);
-    match connection.beside(connect).await? {
-        Ok(transport) => Ok(Lease { transport, reused: false }),
-        Err(failure) => {
-            core.metrics.upstream_connect_errors.inc();
-            Err(failure)
-        }
-    }
-}
-
 /// How the response goes down.
 struct Shape {
     framing: BodyFraming,
@@ -311,15 +136,18 @@ fn shape(head: &RequestHead, answer: &Answer, serving: bool, events: bool) -> Sh
     Shape { framing, outgoing, keep_alive }
 }
 
-/// Sends the answer down: its head, its body, its end.
-async fn relay(
+/// Everything up to the response's head, sent down, and the bytes that came with it; or the end
+/// that came before.
+async fn begin(
     connection: &mut Connection,
-    head: &RequestHead,
+    head: Box<RequestHead>,
     record: &Record,
-    body: Stream,
-    lease: Lease,
-    answer: Answer,
-) -> (Outcome, After) {
+) -> Result<Box<Response>, (Outcome, After)> {
+    let answered = match attempt::answered(connection, &head, record).await {
+        Ok(answered) => answered,
+        Err(refusal) => return Err(refuse(connection, &head, record, refusal).await),
+    };
+    let Answered { upstream, answer, uploaded, admission } = answered;
     let core = std::rc::Rc::clone(&connection.core);
     let now = clock::now();
     record.answered(now);
@@ -327,41 +155,98 @@ async fn relay(
     let events = answer.head.is_event_stream() && from != BodyFraming::None;
     record.stream.set(events);
     record.live.state.set("streaming");
-    let uploaded = body.is_ended() && body.buffer().queued() == 0;
-    drop(body);
-    let mut shape = shape(head, &answer, core.stage() == Stage::Serving, events);
+    let mut shape = shape(&head, &answer, core.stage() == Stage::Serving, events);
     shape.keep_alive &= uploaded;
-    let mut stream = response_stream(connection, record, &shape, from, events);
-    let bytes = response_head(head, &answer, record, &shape, events);
+    let stream = response_stream(connection, record, &shape, from, events);
+    let bytes = response_head(&head, &answer, record, &shape, events);
     record.responded(answer.head.status());
     if let Err(outcome) = connection.send_all(&bytes).await {
-        lease.transport.shutdown();
-        return (outcome, After::Abort);
+        upstream.shutdown();
+        return Err((outcome, After::Abort));
     }
-    let reusable = answer.head.keep_alive() && from != BodyFraming::Close && uploaded;
-    let rest = answer.rest;
-    drop(bytes);
-    let result = pump(connection, record, &lease, &mut stream, rest).await;
-    match result {
-        Ok(extra) => {
-            if reusable && !extra {
-                core.note_pool(core.pool.give_back(lease.transport, clock::now()));
-            }
-            let in_order = from != BodyFraming::Close && stream.is_finished_by_dialect();
-            let in_order = in_order || (events && stream.is_finished_by_dialect_event());
-            let outcome = if in_order { Outcome::Done } else { Outcome::UpstreamClosed };
-            (outcome, if shape.keep_alive { After::KeepAlive } else { After::Close })
-        }
-        Err(failure) => {
-            lease.transport.shutdown();
-            tell(connection, record, &mut stream, &failure).await;
-            if shape.framing == BodyFraming::Close {
-                // Only a reset shows that a body without length or chunks was cut.
-                connection.transport.reset();
-            }
-            (failure.outcome, After::Abort)
-        }
+    let framing = Framing {
+        keep_alive: shape.keep_alive,
+        reusable: answer.head.keep_alive() && from != BodyFraming::Close && uploaded,
+        from_close: from == BodyFraming::Close,
+        to_close: shape.framing == BodyFraming::Close,
+    };
+    let timers = timers(connection, record, &stream);
+    let mut response =
+        Response { upstream, stream, timers, framing, extra: false, _admission: admission };
+    match response.take(record, answer.rest) {
+        Ok(()) => Ok(Box::new(response)),
+        Err(failure) => Err(cut(connection, record, &mut response, failure).await),
     }
+}
+
+impl Response {
+    /// Takes the bytes that came with the head.
+    fn take(&mut self, record: &Record, mut rest: Inbox) -> Result<(), Failure> {
+        let (now, stream) = (clock::now(), &mut self.stream);
+        let mut result = Ok(());
+        while !rest.is_empty() && !stream.is_ended() && result.is_ok() {
+            self.timers.read(now);
+            match stream.receive_copy(rest.bytes()) {
+                Ok(taken) => rest.consume(taken),
+                Err(error) => {
+                    let message = format!("the upstream's body is malformed: {error}");
+                    result =
+                        Err(Failure::upstream(Phase::Body, Outcome::UpstreamProtocol, message));
+                }
+            }
+        }
+        self.extra = !rest.is_empty();
+        result?;
+        if stream.nothing_to_come() && !stream.is_ended() {
+            stream.end();
+        }
+        if stream.is_ended() {
+            stream.finish();
+        }
+        record.carried(now, stream.carried());
+        Ok(())
+    }
+}
+
+fn timers(connection: &Connection, record: &Record, stream: &Stream) -> Timers {
+    let plan = &connection.core.plan;
+    let timeouts = Timeouts {
+        first_byte: plan.first_byte_timeout,
+        idle: plan.idle_timeout,
+        stream: plan.stream_timeout,
+        write: plan.write_timeout,
+        heartbeat: plan.heartbeat.filter(|_| stream.is_events()),
+    };
+    Timers::new(timeouts, record.started(), clock::now())
+}
+
+/// The whole body has gone down.
+fn finish(connection: &Connection, response: Box<Response>) -> (Outcome, After) {
+    let Response { upstream, stream, framing, extra, .. } = *response;
+    let core = &connection.core;
+    if framing.reusable && !extra {
+        core.note_pool(core.pool.give_back(upstream, clock::now()));
+    }
+    let in_order = !framing.from_close && stream.is_finished_by_dialect();
+    let in_order = in_order || (stream.is_events() && stream.is_finished_by_dialect_event());
+    let outcome = if in_order { Outcome::Done } else { Outcome::UpstreamClosed };
+    (outcome, if framing.keep_alive { After::KeepAlive } else { After::Close })
+}
+
+/// The body broke off: tells the client, and leaves no end that looks like one.
+async fn cut(
+    connection: &Connection,
+    record: &Record,
+    response: &mut Response,
+    failure: Failure,
+) -> (Outcome, After) {
+    response.upstream.shutdown();
+    tell(connection, record, &mut response.stream, &failure).await;
+    if response.framing.to_close {
+        // Only a reset shows that a body without length or chunks was cut.
+        connection.transport.reset();
+    }
+    (failure.outcome, After::Abort)
 }
 
 fn response_stream(
@@ -373,9 +258,9 @@ fn response_stream(
 ) -> Stream {
     let decoder = BodyDecoder::new(from);
     if events {
-        Stream::events(decoder, shape.outgoing, marks(connection), record.live.dialect.get())
+        Stream::events(decoder, shape.outgoing, connection.core.marks(), record.live.dialect.get())
     } else {
-        Stream::opaque(decoder, shape.outgoing, marks(connection))
+        Stream::opaque(decoder, shape.outgoing, connection.core.marks())
     }
 }
 
@@ -399,65 +284,6 @@ fn response_head(
     let mut out = Vec::new();
     encode_response(&answer.head, &forward, &mut out);
     out
-}
-
-/// Pumps the body; says whether the upstream sent more than its body.
-async fn pump(
-    connection: &mut Connection,
-    record: &Record,
-    lease: &Lease,
-    stream: &mut Stream,
-    mut rest: Inbox,
-) -> Result<bool, Failure> {
-    let core = std::rc::Rc::clone(&connection.core);
-    let now = clock::now();
-    let timeouts = Timeouts {
-        first_byte: core.plan.first_byte_timeout,
-        idle: core.plan.idle_timeout,
-        stream: core.plan.stream_timeout,
-        write: core.plan.write_timeout,
-        heartbeat: core.plan.heartbeat.filter(|_| stream.is_events()),
-    };
-    let mut timers = Timers::new(timeouts, record.started(), now);
-    let mut fault = None;
-    while !rest.is_empty() && !stream.is_ended() {
-        timers.read(now);
-        match stream.receive_copy(rest.bytes()) {
-            Ok(taken) => rest.consume(taken),
-            Err(error) => {
-                let message = format!("the upstream's body is malformed: {error}");
-                fault = Some(Failure::upstream(Phase::Body, Outcome::UpstreamProtocol, message));
-            }
-        }
-    }
-    let extra = !rest.is_empty();
-    drop(rest);
-    timers.set_paused(now, !stream.wants_more() && !stream.is_ended());
-    if let Some(fault) = fault {
-        return Err(fault);
-    }
-    if stream.nothing_to_come() && !stream.is_ended() {
-        stream.end();
-    }
-    if stream.is_ended() {
-        stream.finish();
-    }
-    record.carried(now, stream.carried());
-    let mut pump = Pump {
-        core: &core,
-        upstream: &lease.transport,
-        downstream: &connection.transport,
-        inbox: &mut connection.inbox,
-        stream,
-        timers,
-        record,
-        upstream_ready: false,
-        blocked: false,
-        watching: true,
-        extra,
-    };
-    pump.run().await?;
-    Ok(pump.extra)
 }
 
 /// Tells the client in-band what happened, where that is possible, before the abort.

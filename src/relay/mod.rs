@@ -5,6 +5,7 @@
 
 pub mod answer;
 pub mod ask;
+mod attempt;
 pub mod connection;
 pub mod exchange;
 pub mod inbox;
@@ -14,13 +15,16 @@ pub mod record;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::Instant;
 
 use slab::Slab;
 
 use crate::balance::retry::RetryRule;
+use crate::clock;
 use crate::config::plan::{Endpoint, ExchangePlan};
+use crate::flow::deadlines::Deadlines;
+use crate::flow::stream::Marks;
 use crate::net::resolver::Resolved;
 use crate::relay::record::Live;
 use crate::telemetry::log::AccessLog;
@@ -62,6 +66,10 @@ pub struct Core {
     streams: Cell<usize>,
     stage: Cell<Stage>,
     connections: RefCell<Slab<Connected>>,
+    deadlines: RefCell<Deadlines>,
+    /// The task that sleeps until the first deadline, and until when it does.
+    keeper: RefCell<Option<Waker>>,
+    kept_until: Cell<Option<Instant>>,
     /// The core's own tasks that wait for the shutdown to go on.
     watchers: RefCell<Vec<Waker>>,
 }
@@ -69,6 +77,8 @@ pub struct Core {
 /// A live connection, so that it can be woken and shown.
 struct Connected {
     waker: Option<Waker>,
+    /// When it asked to be woken.
+    deadline: Option<Instant>,
     live: Option<Rc<Live>>,
 }
 
@@ -113,6 +123,9 @@ impl Core {
             streams: Cell::new(0),
             stage: Cell::new(Stage::Serving),
             connections: RefCell::default(),
+            deadlines: RefCell::default(),
+            keeper: RefCell::default(),
+            kept_until: Cell::new(None),
             watchers: RefCell::default(),
         })
     }
@@ -151,6 +164,34 @@ impl Core {
         self.watchers.borrow().iter().for_each(Waker::wake_by_ref);
     }
 
+    /// When the next connection is to be woken. The task of `waker` is woken when that becomes
+    /// earlier.
+    pub fn keep_time(&self, waker: &Waker) -> Option<Instant> {
+        self.keeper.borrow_mut().get_or_insert_with(|| waker.clone()).clone_from(waker);
+        let first = self.deadlines.borrow().first();
+        self.kept_until.set(first);
+        first
+    }
+
+    /// Wakes the connections whose deadline is over.
+    pub fn wake_due(&self, now: Instant) {
+        let mut connections = self.connections.borrow_mut();
+        while let Some(key) = self.deadlines.borrow_mut().take_due(now) {
+            if let Some(connected) = connections.get_mut(key) {
+                connected.deadline = None;
+                connected.waker.as_ref().inspect(|waker| waker.wake_by_ref());
+            }
+        }
+    }
+
+    fn note_deadline(&self, key: usize, before: Option<Instant>, at: Instant) {
+        let first = self.deadlines.borrow_mut().set(key, before, at);
+        if first && self.kept_until.get().is_none_or(|until| at < until) {
+            self.kept_until.set(Some(at));
+            self.keeper.borrow().as_ref().inspect(|keeper| keeper.wake_by_ref());
+        }
+    }
+
     /// Live connections.
     pub fn connections(&self) -> usize {
         self.connections.borrow().len()
@@ -180,9 +221,23 @@ impl Core {
 
     /// Registers a connection for as long as the guard lives.
     fn register(self: &Rc<Self>) -> Registration {
-        let key = self.connections.borrow_mut().insert(Connected { waker: None, live: None });
+        let key = self.connections.borrow_mut().insert(Connected {
+            waker: None,
+            deadline: None,
+            live: None,
+        });
         self.metrics.connections_active.add(1);
         Registration { core: Rc::clone(self), key }
+    }
+
+    /// The marks of every stream.
+    fn marks(&self) -> Marks {
+        let plan = &self.plan;
+        Marks {
+            high: plan.high_water_mark,
+            low: plan.low_water_mark,
+            frame_max: plan.frame_bytes_max,
+        }
     }
 
     /// Takes a place for one exchange, or none if the core is full.
@@ -210,6 +265,23 @@ impl Registration {
         }
     }
 
+    /// Ready once `deadline` is over; until then the connection's task is woken for it. A deadline
+    /// that moves on costs nothing until the old one comes, one that moves back is noted anew.
+    pub fn poll_deadline(&self, deadline: Option<Instant>) -> Poll<()> {
+        let Some(at) = deadline else { return Poll::Pending };
+        let mut connections = self.core.connections.borrow_mut();
+        let Some(connected) = connections.get_mut(self.key) else { return Poll::Pending };
+        if connected.deadline.is_some_and(|noted| noted <= at) {
+            return Poll::Pending;
+        }
+        if at <= clock::now() {
+            return Poll::Ready(());
+        }
+        let before = connected.deadline.replace(at);
+        self.core.note_deadline(self.key, before, at);
+        Poll::Pending
+    }
+
     fn set_live(&self, live: Option<Rc<Live>>) {
         if let Some(connected) = self.core.connections.borrow_mut().get_mut(self.key) {
             connected.live = live;
@@ -219,7 +291,10 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.core.connections.borrow_mut().try_remove(self.key);
+        let connected = self.core.connections.borrow_mut().try_remove(self.key);
+        if let Some(at) = connected.and_then(|connected| connected.deadline) {
+            self.core.deadlines.borrow_mut().clear(self.key, at);
+        }
         self.core.metrics.connections_active.sub(1);
         if self.core.stage() != Stage::Serving && self.core.connections() == 0 {
             self.core.wake_watchers();

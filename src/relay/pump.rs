@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use super::inbox::{Filled, Inbox};
 use super::record::Record;
-use super::{Core, Stage};
+use super::{Core, Registration, Stage};
 use crate::clock;
 use crate::error::{Failure, Phase};
 use crate::flow::stream::Stream;
@@ -25,13 +25,15 @@ use crate::flow::timers::{Due, Timers};
 use crate::http1::body::Eof;
 use crate::limits::{READS_PER_TURN_MAX, WRITE_SLICES_MAX};
 use crate::net::stream::{Peer, Transport};
-use crate::net::wait::{poll_deadline, poll_slot};
+use crate::net::wait::poll_slot;
 use crate::outcome::Outcome;
 
 /// Everything one response needs while it is pumped.
 pub struct Pump<'a> {
     /// The core it runs on.
     pub core: &'a Core,
+    /// The connection's entry in the core.
+    pub registration: &'a Registration,
     /// The provider's side.
     pub upstream: &'a Transport,
     /// The client's side.
@@ -41,7 +43,7 @@ pub struct Pump<'a> {
     /// The bytes between them.
     pub stream: &'a mut Stream,
     /// The deadlines.
-    pub timers: Timers,
+    pub timers: &'a mut Timers,
     /// The account.
     pub record: &'a Record,
     /// The upstream may have bytes for us: worth a read without waiting first.
@@ -68,7 +70,7 @@ impl Pump<'_> {
     pub async fn run(&mut self) -> Result<(), Failure> {
         let (upstream, downstream) = (self.upstream, self.downstream);
         let (mut readable, mut writable) = (pin!(None), pin!(None));
-        let (mut stirred, mut timer) = (pin!(None), pin!(None));
+        let mut stirred = pin!(None);
         loop {
             let now = clock::now();
             if self.turn(now)? {
@@ -101,7 +103,7 @@ impl Pump<'_> {
                     ready = true;
                 }
                 let deadline = self.timers.next().map(|(at, _)| at);
-                ready |= poll_deadline(timer.as_mut(), deadline, cx).is_ready();
+                ready |= self.registration.poll_deadline(deadline).is_ready();
                 if ready { Poll::Ready(woken) } else { Poll::Pending }
             })
             .await;
