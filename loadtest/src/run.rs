@@ -195,6 +195,7 @@ impl Stage<'_> {
 
     fn remember(&self, spec: &Spec, pids: &[u32], memory: &mut Vec<Memory>) {
         if spec.memory {
+            sample::shrink_slabs();
             memory.push(Memory {
                 pss: sample::pss(pids),
                 kernel: sample::kernel(),

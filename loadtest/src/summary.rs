@@ -169,9 +169,8 @@ pub fn metrics(scenario: &str) -> Vec<Metric> {
 }
 
 /// The figures that tell how far a run can be trusted.
-pub const TRUST: [Metric; 4] = [
-    metric("generator µs", 2, |r| a_frame(r, r.client_cpu)),
-    metric("origin µs", 2, |r| a_frame(r, r.origin_cpu)),
+pub const TRUST: [Metric; 3] = [
+    metric("load µs/frame", 2, |r| a_frame(r, r.client_cpu + r.origin_cpu)),
     metric("load core %", 0, |r| Some(100.0 * r.load_cores.busy)),
     metric("steal %", 1, |r| Some(100.0 * f64::max(r.load_cores.steal, r.sut_cores.steal))),
 ];

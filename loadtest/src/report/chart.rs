@@ -133,9 +133,10 @@ pub(super) fn distribution(curves: &[(System, Curve)]) -> String {
             if ms < 0.999 { format!("{} µs", (ms * 1e3).round()) } else { format!("{ms:.0} ms") };
         let _ = write!(
             out,
-            r#"<path class="grid" d="M{0:.1} {top}V{bottom}"/><text x="{0:.1}" y="{1:.1}" text-anchor="middle">{label}</text>"#,
+            r#"<path class="grid" d="M{0:.1} {top}V{bottom}"/><text x="{0:.1}" y="{1:.1}" text-anchor="{2}">{label}</text>"#,
             x(ms),
-            bottom + 18.0
+            bottom + 18.0,
+            if decade < to { "middle" } else { "end" }
         );
         decade += 1.0;
     }
