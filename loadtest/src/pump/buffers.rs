@@ -73,14 +73,6 @@ impl Buffers {
         }
     }
 
-    /// The first `length` bytes of buffer `id`, which the kernel has filled and handed over.
-    pub(super) fn bytes(&self, id: u16, length: usize) -> &[u8] {
-        assert!(length <= self.size);
-        // SAFETY: within the allocation, zeroed at first, and not the kernel's to write to before
-        // it is given back, for which this borrow has to end.
-        unsafe { std::slice::from_raw_parts(self.at(id, 0), length) }
-    }
-
     /// The address of byte `offset` of buffer `id`.
     pub(super) fn at(&self, id: u16, offset: usize) -> *const u8 {
         assert!(id < self.count && offset < self.size);

@@ -12,7 +12,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use super::buffers::Buffers;
 
 const GROUP: u16 = 7;
-const BUFFERS: u16 = 1024;
+const BUFFERS: u16 = 2048;
 const BUFFER: usize = 32 << 10;
 /// Buffers that may wait for one slow socket before its peer's receive is cancelled; fewer where
 /// many connections share the buffers.
@@ -25,18 +25,10 @@ const RECEIVE: u64 = 1;
 const SEND: u64 = 2;
 const CANCEL: u64 = 3;
 
-/// Where received bytes lie.
-enum Piece {
-    /// In a buffer of the ring.
-    Ring(u16),
-    /// Copied out: what a receive brought after its side's share of the buffers was used up.
-    Own(Box<[u8]>),
-}
-
 struct Side {
     socket: TcpStream,
-    /// Received for this socket: where, bytes done, bytes in all.
-    queue: VecDeque<(Piece, usize, usize)>,
+    /// Received for this socket: buffer, bytes done, bytes in all.
+    queue: VecDeque<(u16, usize, usize)>,
     sending: bool,
     receiving: bool,
     cancelled: bool,
@@ -149,18 +141,15 @@ impl Pump {
     fn send(&mut self, index: usize) -> Result<()> {
         let Some(pair) = self.pairs[index / 2].as_mut() else { return Ok(()) };
         let side = &mut pair.sides[index % 2];
-        let Some((piece, from, to)) = side.queue.front().filter(|_| !side.sending) else {
+        let Some(&(buffer, from, to)) = side.queue.front().filter(|_| !side.sending) else {
             return Ok(());
         };
-        let bytes = match piece {
-            Piece::Ring(buffer) => self.buffers.at(*buffer, *from),
-            Piece::Own(bytes) => bytes[*from..].as_ptr(),
-        };
-        let length = (to - from) as u32;
         side.sending = true;
         pair.pending += 1;
         let fd = Fd(side.socket.as_raw_fd());
-        let entry = opcode::Send::new(fd, bytes, length).flags(NO_SIGNAL).build();
+        let entry = opcode::Send::new(fd, self.buffers.at(buffer, from), (to - from) as u32)
+            .flags(NO_SIGNAL)
+            .build();
         self.push(&entry.user_data((index as u64) << 2 | SEND))
     }
 
@@ -188,18 +177,9 @@ impl Pump {
         match (result, buffer) {
             (1.., Some(buffer)) if !pair.broken => {
                 let side = &mut pair.sides[peer % 2];
-                let length = result as usize;
-                let over = side.queue.len() > queue_max;
-                let piece = match over {
-                    true => Piece::Own(self.buffers.bytes(buffer, length).into()),
-                    false => Piece::Ring(buffer),
-                };
-                side.queue.push_back((piece, 0, length));
+                side.queue.push_back((buffer, 0, result as usize));
                 let full = side.queue.len() >= queue_max;
                 self.send(peer)?;
-                if over {
-                    self.recycle(buffer)?;
-                }
                 if full && more {
                     self.cancel(index)?;
                 } else if !more && !full {
@@ -250,15 +230,15 @@ impl Pump {
             pair.broken = true;
             return Ok(());
         }
-        if let Some((_, from, _)) = side.queue.front_mut() {
+        let mut through = None;
+        if let Some((buffer, from, to)) = side.queue.front_mut() {
             *from += result as usize;
+            through = (*from == *to).then_some(*buffer);
         }
-        let through = side.queue.front().is_some_and(|(_, from, to)| from == to);
-        if let Some((piece, ..)) = through.then(|| side.queue.pop_front()).flatten() {
+        if let Some(buffer) = through {
+            side.queue.pop_front();
             let low = side.queue.len() <= queue_max / 4;
-            if let Piece::Ring(buffer) = piece {
-                self.recycle(buffer)?;
-            }
+            self.recycle(buffer)?;
             if low {
                 self.receive(index ^ 1)?;
             }
@@ -289,13 +269,11 @@ impl Pump {
         }
         let ended = one.ended && two.ended && one.queue.is_empty() && two.queue.is_empty();
         if pair.pending == 0 && (pair.broken || ended) {
-            for (piece, ..) in pair.sides.iter().flat_map(|side| &side.queue) {
-                if let Piece::Ring(buffer) = piece {
-                    self.buffers.give(*buffer);
-                }
-            }
+            let queues = pair.sides.iter().flat_map(|side| &side.queue);
+            let unsent: Vec<u16> = queues.map(|entry| entry.0).collect();
             self.pairs[at] = None;
             self.free.push(at);
+            unsent.into_iter().for_each(|buffer| self.buffers.give(buffer));
         }
     }
 }
