@@ -31,6 +31,11 @@ pub struct Latency {
 }
 
 impl Latency {
+    /// The same without the curve.
+    pub fn brief(hist: &Hist) -> Option<Self> {
+        Some(Self { curve: Vec::new(), ..Self::of(hist)? })
+    }
+
     /// The quantiles of `hist`, unless it is empty.
     pub fn of(hist: &Hist) -> Option<Self> {
         let at = |q| hist.millis(q);

@@ -164,7 +164,7 @@ impl Stage<'_> {
             capacity,
             offered,
             listed: running.listed_streams(),
-            origin_late: late.as_ref().and_then(Latency::of),
+            origin_late: late.as_ref().and_then(Latency::brief),
             ..RunResult::default()
         };
         self.fill(&mut result, &from, &to, spec, &groups, &stats);
@@ -363,10 +363,10 @@ impl Stage<'_> {
         // The first group's latencies: in a mixture it is the one that has any meaning.
         let first = stats.first().cloned().unwrap_or_default();
         result.latency = Latency::of(&first.latency);
-        result.head = Latency::of(&sum.head);
-        result.ramp_head = Latency::of(&sum.ramp_head);
+        result.head = Latency::brief(&sum.head);
+        result.ramp_head = Latency::brief(&sum.ramp_head);
         result.fairness = spec.overload.and_then(|_| fairness(&sum.each));
-        result.whole = Latency::of(&sum.whole);
+        result.whole = Latency::brief(&sum.whole);
         result.statuses = sum.statuses;
         result.faults = sum.faults.iter().map(|(fault, n)| (fault.to_string(), *n)).collect();
         if spec.groups.iter().any(|group| group.shape.failure != Failure::None) {

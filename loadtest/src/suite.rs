@@ -135,6 +135,9 @@ impl Findings {
                     }
                     let of = format!("{}/{}", round + 1, item.rounds);
                     stage.bar.set_message(format!("{}, {system}, round {of}", item.spec.label));
+                    if turn == 0 && stage.bar.is_hidden() {
+                        eprintln!("{}, round {of}", item.spec.label);
+                    }
                     match stage.run(system, &item.spec, round) {
                         Ok(result) => findings.results.push(result),
                         Err(error) => {

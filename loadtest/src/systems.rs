@@ -148,7 +148,9 @@ impl Bench {
         let output = Command::new(program).arg(flag).stdin(Stdio::null()).output().ok()?;
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
-        text.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+        let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
+        // Without its place on this machine.
+        Some(line.split_once("version: ").map_or(line, |(_, version)| version).to_owned())
     }
 
     /// Starts `system` in front of `upstream` and waits until it accepts; with the relay's

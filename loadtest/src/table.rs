@@ -1,11 +1,12 @@
 //! The results as text.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::machine::Machine;
 use crate::result::RunResult;
 use crate::summary::{BASES, Metric, TRUST, by_system, metrics, scenarios};
+use crate::systems::System;
 
 /// A table's cells, its head first.
 pub type Cells = Vec<Vec<String>>;
@@ -49,9 +50,12 @@ pub fn cells(results: &[RunResult], scenario: &str) -> Cells {
 /// What a reader of a scenario's figures should know.
 pub fn remarks(results: &[RunResult], scenario: &str) -> Vec<String> {
     let mut seen = BTreeSet::new();
+    let mut notes: BTreeMap<&str, BTreeSet<System>> = BTreeMap::new();
     for (system, runs) in by_system(results, scenario) {
         for run in runs {
-            seen.extend(run.notes.iter().map(|note| format!("{system}: {note}")));
+            for note in &run.notes {
+                notes.entry(note).or_default().insert(system);
+            }
             for (fault, count) in &run.faults {
                 seen.insert(format!("{system}: round {}: {fault} × {count}", run.round));
             }
@@ -64,7 +68,11 @@ pub fn remarks(results: &[RunResult], scenario: &str) -> Vec<String> {
             }
         }
     }
-    seen.into_iter().collect()
+    let names = |systems: &BTreeSet<System>| {
+        systems.iter().map(System::to_string).collect::<Vec<_>>().join(", ")
+    };
+    let notes = notes.iter().map(|(note, systems)| format!("{note}: {}", names(systems)));
+    notes.chain(seen).collect()
 }
 
 /// Everything as text.
@@ -90,4 +98,57 @@ pub fn text(machine: &Machine, results: &[RunResult]) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::Cpu;
+
+    fn run(system: System, round: usize, cpu: f64) -> RunResult {
+        RunResult {
+            scenario: "churn 4".into(),
+            system: Some(system),
+            round,
+            seconds: 2.0,
+            frames: 10,
+            requests: 100,
+            cpu: Cpu { user: cpu / 2.0, system: cpu / 2.0 },
+            notes: vec!["a note".into()],
+            ..RunResult::default()
+        }
+    }
+
+    #[test]
+    fn the_table_has_ratios_to_who_is_there_and_says_what_was_odd() {
+        let mut odd = run(System::Millstream, 0, 6e6);
+        odd.faults.insert("bytes differ".into(), 3);
+        odd.statuses.insert(503, 4);
+        let results = vec![odd, run(System::Nginx, 0, 3e6)];
+        let cells = cells(&results, "churn 4");
+        assert_eq!(cells.len(), 3);
+        assert!(cells.iter().all(|line| line.len() == cells[0].len()));
+        let column = |title: &str| cells[0].iter().position(|cell| cell == title);
+        assert_eq!(column("×haproxy"), None);
+        let cost = column("CPU µs/request").expect("there");
+        assert_eq!((cells[1][0].as_str(), cells[1][cost].as_str()), ("millstream", "60.0"));
+        assert_eq!((cells[0][cost + 1].as_str(), cells[1][cost + 1].as_str()), ("×nginx", "2.00"));
+        assert_eq!(cells[1].last().map(String::as_str), Some("3"));
+        let remarks = remarks(&results, "churn 4");
+        assert_eq!(
+            remarks,
+            [
+                "a note: millstream, nginx",
+                "millstream: round 0: 503 × 4",
+                "millstream: round 0: bytes differ × 3"
+            ]
+        );
+        let text = text(&Machine::default(), &results);
+        let widths: BTreeSet<usize> = text
+            .lines()
+            .filter(|line| line.starts_with("  ") && !line.starts_with("  !"))
+            .map(|line| line.chars().count())
+            .collect();
+        assert_eq!(widths.len(), 1, "lines of one table are of one width");
+    }
 }

@@ -8,7 +8,7 @@ use loadtest::systems::System;
 
 /// The pumps that can be: containers often forbid io_uring.
 fn systems() -> Vec<System> {
-    let ring = io_uring::IoUring::builder()
+    let ring = io_uring::IoUring::<io_uring::squeue::Entry>::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
         .build(8)

@@ -189,6 +189,9 @@ fn tiles(results: &[RunResult]) -> String {
             continue;
         }
         let rows = by_system(results, scenario);
+        if rows.iter().any(|row| row.0 == System::Litellm) {
+            continue; // a light load, which tells little
+        }
         let runs = |of| rows.iter().find(|row: &&(System, _)| row.0 == of).map(|row| &row.1);
         let metric = metrics(scenario).into_iter().rfind(|metric| metric.headline);
         let (Some(metric), Some(mine)) = (metric, runs(System::Millstream)) else { continue };
@@ -250,9 +253,9 @@ pub fn html(findings: &Findings) -> String {
     );
     out += &tiles(results);
     out += &machine(findings);
-    for scenario in scenarios(results) {
+    for (at, scenario) in scenarios(results).into_iter().enumerate() {
         let rows = by_system(results, scenario);
-        let _ = write!(out, "<section><h2>{}</h2>", escape(scenario));
+        let _ = write!(out, "<section id=\"s{at}\"><h2>{}</h2>", escape(scenario));
         let charts = charts(scenario, &rows);
         if !charts.is_empty() {
             let _ = write!(out, r#"<div class="charts">{}</div>"#, charts.concat());
