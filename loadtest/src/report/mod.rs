@@ -61,15 +61,22 @@ fn bars<'a>(
     digits: usize,
     value: impl Fn(&[&RunResult]) -> Option<[f64; 2]>,
 ) -> String {
-    let values: Vec<_> =
-        rows.iter().filter_map(|(system, runs)| Some((*system, value(runs)?))).collect();
-    let pump = values.iter().find(|row| row.0 == System::PumpUring);
-    let pump = pump.map(|row| row.1[0] + row.1[1]).filter(|sum| *sum > 0.0);
-    let ratio = |parts: [f64; 2]| {
-        let times = pump.map(|pump| (parts[0] + parts[1]) / pump).filter(|times| *times < 50.0);
-        times.map_or_else(String::new, |times| format!("×{times:.2}"))
+    let pump = rows.iter().find(|row| row.0 == System::PumpUring);
+    // As in the table: the median of the ratios within a round.
+    let ratio = |runs: &[&RunResult]| {
+        let sum = |run: &RunResult| value(&[run]).map(|parts| parts[0] + parts[1]);
+        let within = |run: &&RunResult| {
+            let other = pump?.1.iter().find(|other| other.round == run.round)?;
+            let (mine, other) = (sum(run)?, sum(other)?);
+            (other > 0.0).then_some(mine / other)
+        };
+        let times = median(runs.iter().filter_map(within).collect());
+        let near = times.filter(|times| (0.0..50.0).contains(times));
+        near.map_or_else(String::new, |times| format!("×{times:.2}"))
     };
-    let rows = values.into_iter().map(|(system, parts)| (system, parts, ratio(parts))).collect();
+    let row =
+        |(system, runs): &(System, Vec<&RunResult>)| Some((*system, value(runs)?, ratio(runs)));
+    let rows = rows.iter().filter_map(row).collect();
     Bars { parts, digits, rows }.svg()
 }
 
