@@ -56,7 +56,7 @@ async fn serve(listener: TcpListener, admin: Rc<Admin>) -> io::Result<()> {
         watched.readable(false).await?;
         match listener::accept(&listener) {
             Accepted::Connection(stream, _) if open.get() < ADMIN_CONNECTIONS_MAX => {
-                let stream = monoio::net::TcpStream::from_std(stream)?;
+                let Ok(stream) = monoio::net::TcpStream::from_std(stream) else { continue };
                 let (admin, slot) = (Rc::clone(&admin), Slot::new(&open));
                 monoio::spawn(async move {
                     // Dropping a read here loses nothing: the connection ends with it.

@@ -251,8 +251,9 @@ pub fn cores() -> usize {
 pub fn run(plan: &Plan) -> io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let server = Server::start(plan)?;
-    announce(&server, plan);
+    // Whoever reads the line below may send a signal at once.
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    announce(&server, plan);
     for signal in signals.forever() {
         if signal == SIGHUP {
             server.access.reopen();

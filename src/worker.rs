@@ -268,8 +268,16 @@ fn spawn_connection(core: &Rc<Core>, stream: std::net::TcpStream, peer: std::net
             return;
         }
     };
+    spawn_caught(core, peer, connection::serve(Rc::clone(core), transport, peer));
+}
+
+fn spawn_caught(
+    core: &Rc<Core>,
+    peer: std::net::SocketAddr,
+    serve: impl Future<Output = ()> + 'static,
+) {
     // Boxed before it is captured: a future that is moved while it waits would be stored twice.
-    let serve = Caught { future: Box::pin(connection::serve(Rc::clone(core), transport, peer)) };
+    let serve = Caught { future: Box::pin(serve) };
     let core = Rc::clone(core);
     monoio::spawn(async move {
         if serve.await.is_err() {
@@ -297,6 +305,98 @@ impl<F: Future<Output = ()>> Future for Caught<F> {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
             Err(_) => Poll::Ready(Err(())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::sync::Arc;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::config::cli::{Cli, Command};
+    use crate::config::plan::Plan;
+    use crate::net::resolver::Resolved;
+    use crate::telemetry::log::AccessLog;
+    use crate::telemetry::metrics::WorkerMetrics;
+
+    /// A core whose upstream nobody listens on.
+    fn core() -> Rc<Core> {
+        let words = ["millstream", "serve", "--upstream", "http://127.0.0.1:1", "--retries", "0"];
+        let cli = Cli::try_parse_from(words).expect("parses");
+        let Command::Serve(args) = cli.command else { panic!("not serve") };
+        let plan = Plan::from_args(&args, 20_000, 1).expect("valid");
+        Core::new(CoreParts {
+            worker: 0,
+            addresses: Resolved::start(&plan.upstream.host, plan.upstream.port),
+            endpoint: plan.upstream,
+            plan: plan.exchange,
+            metrics: Arc::new(WorkerMetrics::new()),
+            access: AccessLog::off().0,
+            streams_max: 10,
+        })
+    }
+
+    /// Notes that it was dropped.
+    struct Held(Rc<Cell<bool>>);
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            self.0.set(true);
+        }
+    }
+
+    async fn panic_ends_one_task_alone() {
+        let core = core();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let mut client =
+            TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
+        let (stream, peer) = listener.accept().expect("accepts");
+        stream.set_nonblocking(true).expect("sets");
+        spawn_connection(&core, stream, peer);
+        let released = Rc::new(Cell::new(false));
+        let held = Held(Rc::clone(&released));
+        spawn_caught(&core, peer, async move {
+            monoio::time::sleep(Duration::from_millis(1)).await;
+            let _held = held;
+            panic!("a fault, as this test wants it");
+        });
+        while core.metrics.panics.get() == 0 {
+            monoio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(released.get(), "what the task held is released");
+        assert_eq!((core.metrics.panics.get(), core.connections()), (1, 1));
+        let asking = std::thread::spawn(move || {
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).map(|_| answer)
+        });
+        while core.connections() > 0 {
+            monoio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let answer = asking.join().expect("no panic").expect("the neighbour is served");
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    }
+
+    #[test]
+    fn a_panic_ends_its_own_connection_and_no_other() {
+        for io in [Io::Uring, Io::Epoll] {
+            let ran = std::thread::spawn(move || match build_runtime(io) {
+                Ok((mut runtime, _)) => runtime.block_on(async {
+                    let test = panic_ends_one_task_alone();
+                    monoio::time::timeout(Duration::from_secs(10), test).await.expect("ends");
+                }),
+                Err(error) => {
+                    assert_eq!(io, Io::Uring, "{error}");
+                    eprintln!("io_uring is not available here, epoll alone is tested: {error}");
+                }
+            });
+            ran.join().expect("no panic but the wanted one");
         }
     }
 }

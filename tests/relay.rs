@@ -503,7 +503,8 @@ fn interim_responses_that_nobody_reads_do_not_garble_the_answer() {
 fn an_answer_that_comes_before_the_body_is_taken_gets_through() {
     with_mock("", |_, relay, _| {
         let target = format!("{CHAT}?mock_early=413");
-        let large = "x".repeat(8_000_000);
+        // More than the sockets between them hold, so that it cannot all be on its way already.
+        let large = "x".repeat(30_000_000);
         let request =
             format!("POST {target} HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n", large.len());
         let mut stream = connect(relay);
@@ -518,4 +519,51 @@ fn an_answer_that_comes_before_the_body_is_taken_gets_through() {
         drop(reading);
         sending.join().expect("no panic");
     });
+}
+
+/// Answers a request of known length, and takes an endless one for as long as it comes.
+fn patient() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let addr = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("accepts");
+            std::thread::spawn(move || {
+                let mut part = vec![0; 1 << 20];
+                while let Ok(n @ 1..) = stream.read(&mut part) {
+                    if part[..n].ends_with(b"]}") {
+                        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                        stream.write_all(answer).expect("sends");
+                    }
+                }
+            });
+        }
+    });
+    addr
+}
+
+#[test]
+fn a_client_that_never_pauses_does_not_keep_its_core_to_itself() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    for io in drivers() {
+        let server = relay(patient(), io, "--max-body-bytes 4000g");
+        let address = server.addresses[0];
+        let served = AtomicBool::new(false);
+        let mut stream = connect(address);
+        let head = format!("POST {CHAT} HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n");
+        stream.write_all(head.as_bytes()).expect("sends");
+        let chunk = [b"100000\r\n".as_slice(), &vec![b'x'; 0x10_0000], b"\r\n"].concat();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !served.load(Ordering::Relaxed) {
+                    stream.write_all(&chunk).expect("is taken all the while");
+                }
+            });
+            for _ in 0..10 {
+                assert_eq!(got(address, &chat(CHAT, "")).text(), "ok");
+            }
+            served.store(true, Ordering::Relaxed);
+        });
+        stop(server);
+    }
 }

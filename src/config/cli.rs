@@ -66,7 +66,7 @@ pub struct ServeArgs {
     pub admin: String,
 
     /// Worker threads, one event loop each [default: the CPUs this process may use; e.g. 4]
-    #[arg(long, value_name = "N", help_heading = "Process")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Process")]
     pub workers: Option<usize>,
     /// Pin each worker to a CPU [default: off; e.g. --pin]
     #[arg(long, help_heading = "Process")]
@@ -82,7 +82,7 @@ pub struct ServeArgs {
     pub io: super::plan::Io,
     /// Streams carried at once by the whole process; over it 503 with Retry-After
     /// [default: from the descriptor limit; e.g. 9000]
-    #[arg(long, value_name = "N", help_heading = "Process")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Process")]
     pub max_streams: Option<usize>,
     /// Time streams may take to finish after SIGTERM [default: 600s; e.g. 30s]
     #[arg(long, value_name = "DURATION", help_heading = "Process", value_parser = duration, default_value = "600s", hide_default_value = true)]
@@ -150,7 +150,7 @@ pub struct ServeArgs {
     pub heartbeat: OrOff,
 
     /// Further attempts before the first byte [default: 2; e.g. 0]
-    #[arg(long, value_name = "N", help_heading = "Upstream", default_value_t = crate::limits::RETRIES, hide_default_value = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Upstream", default_value_t = crate::limits::RETRIES, hide_default_value = true)]
     pub retries: u32,
     /// First wait between attempts; doubles, with full jitter, up to 30s [default: 1s; e.g. 200ms]
     #[arg(long, value_name = "DURATION", help_heading = "Upstream", value_parser = duration, default_value = "1s", hide_default_value = true)]
@@ -164,7 +164,7 @@ pub struct ServeArgs {
     pub retry_posts: bool,
     /// Idle upstream connections kept per worker [default: 64, fewer where all workers' would take
     /// more than a quarter of the descriptors; e.g. 256]
-    #[arg(long, value_name = "N", help_heading = "Upstream")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Upstream")]
     pub pool_max_idle: Option<usize>,
     /// Time an idle upstream connection is kept [default: 300s; e.g. 60s]
     #[arg(long, value_name = "DURATION", help_heading = "Upstream", value_parser = duration, default_value = "300s", hide_default_value = true)]
@@ -182,16 +182,34 @@ pub struct MockArgs {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9000", hide_default_value = true)]
     pub listen: SocketAddr,
     /// Seed of everything it says [default: 1; e.g. 7]
-    #[arg(long, value_name = "N", default_value_t = 1, hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value_t = 1,
+        hide_default_value = true
+    )]
     pub seed: u64,
     /// Tokens per second of a stream, 0 for as fast as it goes [default: 20; e.g. 100]
-    #[arg(long, value_name = "N", default_value_t = 20.0, hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value_t = 20.0,
+        hide_default_value = true
+    )]
     pub rate: f64,
     /// Time to the first token [default: 300ms; e.g. 0ms]
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "300ms", hide_default_value = true)]
     pub first_delay: Duration,
     /// Tokens of a stream [default: 60; e.g. 500]
-    #[arg(long, value_name = "N", default_value_t = 60, hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        default_value_t = 60,
+        hide_default_value = true
+    )]
     pub tokens: u32,
     /// Event-loop driver [default: auto; e.g. epoll]
     #[arg(long, value_name = "DRIVER", default_value = "auto", hide_default_value = true)]
@@ -225,11 +243,14 @@ pub fn one_line(error: &clap::Error) -> String {
     match error.kind() {
         ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
             let why = std::error::Error::source(error).map(ToString::to_string);
-            let valid = text(ContextKind::ValidValue).map(|valid| format!("write one of: {valid}"));
-            let why = why.or(valid).unwrap_or_else(|| "a value is missing; see --help".to_owned());
-            format!("{flag}: {value:?}: {why}")
+            let valid = text(ContextKind::ValidValue).filter(|valid| !valid.is_empty());
+            let valid = valid.map(|valid| format!("write one of: {valid}"));
+            let why = why.or(valid).unwrap_or_else(|| "a value is missing".to_owned());
+            let mend = if why.contains("write") { String::new() } else { mend(flag) };
+            format!("{flag}: {value:?}: {why}{mend}")
         }
         ErrorKind::UnknownArgument => format!("{flag}: no such flag; {hint}"),
+        ErrorKind::TooManyValues => format!("{flag}: takes no value; write it alone"),
         ErrorKind::MissingRequiredArgument => {
             format!("{flag}: is required; e.g. --upstream http://127.0.0.1:9000")
         }
@@ -237,8 +258,28 @@ pub fn one_line(error: &clap::Error) -> String {
             let named = text(ContextKind::InvalidSubcommand).unwrap_or_default();
             format!("{named}: no such command; {hint}")
         }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            "no command is given; write serve, mock, demo or check, or see --help".to_owned()
+        }
         ErrorKind::ArgumentConflict => format!("{flag}: given more than once; give it once"),
-        _ => error.to_string().lines().next().unwrap_or_default().to_owned(),
+        _ => {
+            let line = error.to_string();
+            let line = line.lines().next().unwrap_or_default();
+            format!("{}; see --help", line.trim_start_matches("error: "))
+        }
+    }
+}
+
+/// How a value of `flag` is written, from the example in its help.
+fn mend(flag: &str) -> String {
+    use clap::CommandFactory;
+    let command = Cli::command();
+    let mut args = command.get_subcommands().flat_map(clap::Command::get_arguments);
+    let named = args.find(|arg| arg.get_long().is_some_and(|long| flag == format!("--{long}")));
+    let help = named.and_then(clap::Arg::get_help).map(ToString::to_string).unwrap_or_default();
+    match help.split_once("e.g. ").and_then(|(_, rest)| rest.split_once(']')) {
+        Some((example, _)) => format!("; write e.g. {example}"),
+        None => "; see --help".to_owned(),
     }
 }
 
@@ -276,6 +317,15 @@ mod tests {
             (&["serve"], "--upstream", "http://"),
             (&["serve", "--upsteam", "http://a"], "--upsteam", "--upstream"),
             (&["serv"], "serv", "serve"),
+            (
+                &["serve", "--upstream", "http://a", "--workers", "-1"],
+                "--workers: \"-1\"",
+                "e.g. 4",
+            ),
+            (&["serve", "--upstream"], "--upstream", "e.g. http://llm.internal:8000"),
+            (&["serve", "--upstream", "http://a", "--pin=3"], "--pin", "alone"),
+            (&["serve", "--upstream", "http://a", "--listen", "x"], "--listen", "0.0.0.0:8080"),
+            (&[], "no command", "serve"),
         ] {
             let error = Cli::try_parse_from([&["millstream"], args].concat()).expect_err("refused");
             let line = one_line(&error);

@@ -335,6 +335,9 @@ fn endpoint(url: &str) -> Result<Endpoint, String> {
     if rest.contains(['?', '#', '@', ' ']) {
         return Err(refuse("query, fragment and user have no meaning here"));
     }
+    if !rest.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(refuse("it has bytes that no URL has"));
+    }
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => {
@@ -429,7 +432,15 @@ mod tests {
             let error = plan(flags).expect_err(flags);
             assert!(error.starts_with(starts), "{flags}: {error}");
         }
-        for url in ["https://a", "a:1", "http://", "http://a:x", "http://u@a", "http://a/?q"] {
+        for url in [
+            "https://a",
+            "a:1",
+            "http://",
+            "http://a:x",
+            "http://u@a",
+            "http://a/?q",
+            "http://a\nb",
+        ] {
             assert!(endpoint(url).expect_err(url).starts_with("--upstream"), "{url}");
         }
         assert_eq!(endpoint("http://[::1]:9").map(|e| (e.host, e.port)), Ok(("::1".into(), 9)));

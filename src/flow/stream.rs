@@ -95,7 +95,7 @@ pub struct Stream {
     /// Payload bytes that were dropped: a byte order mark behind a frame of our own.
     dropped: u64,
     /// A copy of the payload, for sending it again.
-    kept: Option<Kept>,
+    kept: Option<Box<Kept>>,
 }
 
 #[derive(Debug)]
@@ -144,7 +144,7 @@ impl Stream {
     /// bytes, so that it can be [restarted](Self::restart).
     #[must_use]
     pub fn keeping(mut self, bytes_max: usize) -> Self {
-        self.kept = Some(Kept { payload: Vec::new(), bytes_max });
+        self.kept = Some(Box::new(Kept { payload: Vec::new(), bytes_max }));
         self
     }
 
@@ -316,6 +316,10 @@ impl Stream {
         {
             last.end = range.end;
             return;
+        }
+        if self.pending.capacity() == 0 {
+            // Of most streams one range is held at a time: no room for four then.
+            self.pending.reserve_exact(1);
         }
         self.pending.push(range);
     }

@@ -2,6 +2,7 @@
 //! frame: one timer sleeps until the earliest deadline known when it was set, and a deadline that
 //! has moved on meanwhile costs one more sleep.
 
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// The durations of an exchange; `None` is off.
@@ -35,9 +36,9 @@ pub enum Due {
 }
 
 /// The moments the deadlines are counted from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Timers {
-    timeouts: Timeouts,
+    timeouts: Rc<Timeouts>,
     started: Instant,
     /// The last bytes from upstream; absent until the first frame.
     last_read: Option<Instant>,
@@ -47,14 +48,17 @@ pub struct Timers {
     blocked_since: Option<Instant>,
     /// Reading is paused by the high-water mark: the upstream's silence is our doing.
     paused: bool,
+    /// Frames of our own may fill a silence.
+    heartbeats: bool,
 }
 
 impl Timers {
     /// Timers of an exchange whose request was sent at `started`, and whose head goes downstream
-    /// at `now`.
-    pub fn new(timeouts: Timeouts, started: Instant, now: Instant) -> Self {
+    /// at `now`; `heartbeats` if it may carry them.
+    pub fn new(timeouts: &Rc<Timeouts>, started: Instant, now: Instant, heartbeats: bool) -> Self {
         Self {
-            timeouts,
+            timeouts: Rc::clone(timeouts),
+            heartbeats,
             started,
             last_read: None,
             last_write: now,
@@ -100,9 +104,11 @@ impl Timers {
         let stream = self.timeouts.stream.map(|stream| (self.started + stream, Due::Stream));
         let stalled = self.blocked_since.map(|at| (at + self.timeouts.write, Due::Stalled));
         let heartbeat = match self.blocked_since {
+            None if self.heartbeats => {
+                self.timeouts.heartbeat.map(|every| (self.last_write + every, Due::Heartbeat))
+            }
             // What waits to be written will keep the connection busy by itself.
-            Some(_) => None,
-            None => self.timeouts.heartbeat.map(|every| (self.last_write + every, Due::Heartbeat)),
+            _ => None,
         };
         [upstream, stream, stalled, heartbeat].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
@@ -133,7 +139,7 @@ mod tests {
             write: 20 * SECOND,
             heartbeat: Some(15 * SECOND),
         };
-        Timers::new(timeouts, now, now)
+        Timers::new(&Rc::new(timeouts), now, now, true)
     }
 
     #[test]
@@ -152,7 +158,7 @@ mod tests {
     fn idle_counts_from_the_last_read_but_not_while_paused() {
         let t0 = Instant::now();
         let mut timers = timers(t0);
-        timers.timeouts.heartbeat = None;
+        timers.heartbeats = false;
         timers.read(t0 + SECOND);
         assert_eq!(timers.next(), Some((t0 + 31 * SECOND, Due::Idle)));
         timers.refused(t0 + 2 * SECOND);

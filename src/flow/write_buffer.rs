@@ -92,16 +92,21 @@ pub struct WriteBuffer {
     queued: usize,
 }
 
+/// Appends to a queue that mostly has one entry: the first takes no room for four.
+fn push_lean<T>(queue: &mut VecDeque<T>, entry: T) {
+    if queue.capacity() == 0 {
+        queue.reserve_exact(1);
+    }
+    queue.push_back(entry);
+}
+
 impl WriteBuffer {
     /// Room to receive into: the rest of the last block, or a fresh block.
     pub fn room(&mut self) -> &mut [u8] {
         let fits = self.segments.back().is_some_and(|s| s.block.size() - s.len >= ROOM_MIN);
         if !fits {
-            self.segments.push_back(Segment {
-                base: self.received,
-                len: 0,
-                block: Block::for_reading(),
-            });
+            let block = Block::for_reading();
+            push_lean(&mut self.segments, Segment { base: self.received, len: 0, block });
         }
         match self.segments.back_mut() {
             Some(segment) => &mut segment.block.bytes_mut()[segment.len..],
@@ -209,7 +214,7 @@ impl WriteBuffer {
         {
             *end = range.end;
         } else {
-            self.pieces.push_back(Piece::Raw { start: range.start, end: range.end });
+            push_lean(&mut self.pieces, Piece::Raw { start: range.start, end: range.end });
         }
     }
 
@@ -220,19 +225,19 @@ impl WriteBuffer {
         debug_assert_eq!(len, line.len());
         bytes[..len].copy_from_slice(&line[..len]);
         self.queued += len;
-        self.pieces.push_back(Piece::Line { bytes, start: 0, end: len as u8 });
+        push_lean(&mut self.pieces, Piece::Line { bytes, start: 0, end: len as u8 });
     }
 
     /// Queues constant bytes.
     pub fn push_static(&mut self, bytes: &'static [u8]) {
         self.queued += bytes.len();
-        self.pieces.push_back(Piece::Static(bytes));
+        push_lean(&mut self.pieces, Piece::Static(bytes));
     }
 
     /// Queues bytes of our own.
     pub fn push_own(&mut self, bytes: Box<[u8]>) {
         self.queued += bytes.len();
-        self.pieces.push_back(Piece::Own { bytes, start: 0 });
+        push_lean(&mut self.pieces, Piece::Own { bytes, start: 0 });
     }
 
     /// The queued bytes as one slice, where they are one (the usual case of a stream that keeps
@@ -361,12 +366,12 @@ impl WriteBuffer {
             wanted = wanted.max(previous.block.size() * 4);
         }
         if wanted >= READ_BUFFER_BYTES {
-            self.segments.push_back(last);
+            push_lean(&mut self.segments, last);
             return;
         }
         let mut block = Block::with_room(wanted);
         block.bytes_mut()[..live].copy_from_slice(bytes);
-        self.segments.push_back(Segment { base: from, len: live, block });
+        push_lean(&mut self.segments, Segment { base: from, len: live, block });
     }
 
     /// Forgets everything queued and held (the stream is over).

@@ -2,6 +2,7 @@
 //! 10.1).
 
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use super::Version;
 use super::head::{BodyFraming, RequestHead, ResponseHead, list};
@@ -40,6 +41,8 @@ pub struct ForwardResponse<'a> {
     pub version: Version,
     /// The length a body would have (answers to HEAD, 304).
     pub head_only_length: Option<u64>,
+    /// When it came, for one without a Date.
+    pub received: SystemTime,
 }
 
 /// Fields that speak of one connection, or of framing, which is written afresh.
@@ -120,6 +123,8 @@ pub fn encode_request(head: &RequestHead, forward: &ForwardRequest<'_>, out: &mu
             join(&mut forwarded_for, value);
         } else if is("via") {
             join(&mut via, value);
+        } else if is("max-forwards") && counts_hops(head.method()) {
+            put_hops(out, name, value);
         } else if is("expect") || (is("accept-encoding") && forward.identity) {
             // Written below.
         } else {
@@ -146,6 +151,30 @@ pub fn encode_request(head: &RequestHead, forward: &ForwardRequest<'_>, out: &mu
     put(out, "Via", &via);
     put_framing(out, forward.framing);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Methods whose Max-Forwards every hop counts down (RFC 9110, section 7.6.2).
+fn counts_hops(method: &str) -> bool {
+    matches!(method, "OPTIONS" | "TRACE")
+}
+
+/// The hops that are left, as the Max-Forwards of an OPTIONS or TRACE says.
+fn hops(value: &[u8]) -> Option<u32> {
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    // More than can be counted is as many as can be.
+    digits.then(|| std::str::from_utf8(value).ok()?.parse().ok()).map(|n| n.unwrap_or(u32::MAX))
+}
+
+fn put_hops(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    match hops(value) {
+        Some(hops) => put(out, name, hops.saturating_sub(1).to_string().as_bytes()),
+        None => put(out, name, value),
+    }
+}
+
+/// Whether the request may go no further than here.
+pub fn ends_here(head: &RequestHead) -> bool {
+    counts_hops(head.method()) && head.field("max-forwards").and_then(hops) == Some(0)
 }
 
 fn join(list: &mut Vec<u8>, item: &[u8]) {
@@ -180,9 +209,14 @@ pub fn encode_response(head: &ResponseHead, forward: &ForwardResponse<'_>, out: 
         put(out, "Cache-Control", b"no-cache, no-transform");
         put(out, "X-Accel-Buffering", b"no");
     }
+    if head.field("date").is_none() {
+        // RFC 9110, section 6.6.1.
+        put(out, "Date", httpdate::fmt_http_date(forward.received).as_bytes());
+    }
     put(out, "X-Request-Id", forward.request_id.as_bytes());
     put_framing(out, forward.framing);
-    if let Some(length) = forward.head_only_length {
+    // RFC 9110, section 8.6: never with 204, not even where the upstream did.
+    if let Some(length) = forward.head_only_length.filter(|_| head.status() != 204) {
         put(out, "Content-Length", length.to_string().as_bytes());
     }
     if forward.close {
@@ -196,8 +230,12 @@ pub fn encode_response(head: &ResponseHead, forward: &ForwardResponse<'_>, out: 
 /// Writes an interim response (1xx).
 pub fn encode_interim(head: &ResponseHead, out: &mut Vec<u8>) {
     put_status(head.status(), head.reason(), out);
-    for (name, value) in head.fields().filter(|(name, _)| !is_hop_by_hop(name)) {
-        put(out, name, value);
+    let named = named_by_connection(head.fields());
+    for (name, value) in head.fields() {
+        let dropped = named.iter().any(|n| name.as_bytes().eq_ignore_ascii_case(n));
+        if !is_hop_by_hop(name) && (!dropped || is_kept(name)) {
+            put(out, name, value);
+        }
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -241,6 +279,7 @@ fn phrase(status: u16) -> &'static str {
         404 => "Not Found",
         408 => "Request Timeout",
         413 => "Content Too Large",
+        414 => "URI Too Long",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
         501 => "Not Implemented",
@@ -308,12 +347,14 @@ mod tests {
             request_id: "id-1",
             version: Version::Http11,
             head_only_length: None,
+            received: SystemTime::UNIX_EPOCH,
         };
         let mut out = Vec::new();
         encode_response(&head, &forward, &mut out);
         let expected = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\
             X-Other: y\r\nCache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\n\
-            X-Request-Id: id-1\r\nTransfer-Encoding: chunked\r\n\r\n";
+            Date: Thu, 01 Jan 1970 00:00:00 GMT\r\nX-Request-Id: id-1\r\n\
+            Transfer-Encoding: chunked\r\n\r\n";
         assert_eq!(String::from_utf8(out).expect("ASCII"), expected);
     }
 }

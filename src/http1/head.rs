@@ -57,6 +57,8 @@ head_errors! {
     TooLarge = 431, "the head is too large";
     /// A version other than 1.0 and 1.1.
     Version = 505, "only HTTP/1.0 and HTTP/1.1 are spoken here";
+    /// The request line alone is larger than [`HEAD_BYTES_MAX`].
+    TargetTooLong = 414, "the request target is too long";
     /// The request target has no form that goes with the method.
     Target = 400, "the request target is malformed";
     /// HTTP/1.1 without Host.
@@ -69,6 +71,8 @@ head_errors! {
     ContentLength = 400, "the Content-Length field is malformed or repeated";
     /// A transfer coding other than `chunked` alone.
     TransferEncoding = 501, "the only transfer coding spoken here is chunked";
+    /// The last transfer coding is not `chunked`, or one before it is.
+    ChunkedNotLast = 400, "chunked is not the last transfer coding, and only that";
     /// Transfer-Encoding in HTTP/1.0.
     OldTransferEncoding = 400, "HTTP/1.0 has no Transfer-Encoding";
     /// A status below 100 or above 999, or 101, which was not asked for.
@@ -150,20 +154,31 @@ impl Fields {
     /// `Ok(None)` where no field frames the body.
     fn framing(&self, version: Version) -> Result<Option<BodyFraming>, HeadError> {
         let length = self.content_length()?;
-        let mut codings = self.all("transfer-encoding");
-        let Some(coding) = codings.next() else {
+        let mut fields = self.all("transfer-encoding").peekable();
+        if fields.peek().is_none() {
             return Ok(length.map(BodyFraming::Length));
-        };
+        }
         if version == Version::Http10 {
             return Err(HeadError::OldTransferEncoding);
         }
         if length.is_some() {
             return Err(HeadError::TwoFramings);
         }
-        if codings.next().is_some() || !coding.eq_ignore_ascii_case(b"chunked") {
-            return Err(HeadError::TransferEncoding);
+        let mut last_chunked = false;
+        let mut codings = 0;
+        for coding in fields.flat_map(list) {
+            // Behind chunked nothing may stand, not even chunked again (RFC 9112, section 6.1).
+            if last_chunked {
+                return Err(HeadError::ChunkedNotLast);
+            }
+            last_chunked = coding.eq_ignore_ascii_case(b"chunked");
+            codings += 1;
         }
-        Ok(Some(BodyFraming::Chunked))
+        match (last_chunked, codings) {
+            (false, _) => Err(HeadError::ChunkedNotLast),
+            (true, 1) => Ok(Some(BodyFraming::Chunked)),
+            (true, _) => Err(HeadError::TransferEncoding),
+        }
     }
 
     fn keep_alive(&self, version: Version) -> bool {
@@ -225,6 +240,12 @@ fn head_len(buf: &[u8], searched: &mut usize) -> Result<Option<usize>, HeadError
     }
 }
 
+/// Whether not even the start line fits a head (RFC 9112, section 3: that has its own status).
+fn first_line_is_endless(buf: &[u8]) -> bool {
+    let within = &buf[..buf.len().min(HEAD_BYTES_MAX)];
+    memchr::memchr(b'\n', within).is_none()
+}
+
 /// Every line ends in CRLF, no CR or LF stands alone, no line is folded.
 fn check_lines(head: &[u8]) -> Result<(), HeadError> {
     for at in memchr::memchr2_iter(b'\r', b'\n', head) {
@@ -281,7 +302,10 @@ pub fn parse_request(
     }
     let buf = &buf[skipped..];
     let mut looked = searched.saturating_sub(skipped);
-    let found = head_len(buf, &mut looked)?;
+    let found = head_len(buf, &mut looked).map_err(|error| match error {
+        HeadError::TooLarge if first_line_is_endless(buf) => HeadError::TargetTooLong,
+        error => error,
+    })?;
     *searched = looked + skipped;
     let Some(len) = found else {
         return Ok(Status::Partial);
@@ -346,6 +370,9 @@ impl RequestHead {
     fn check_target(&self) -> Result<(), HeadError> {
         let target = self.target();
         let fits = match self.method() {
+            // A fragment never travels (RFC 9112, section 3.2): where it does, one reader cuts it
+            // off and another does not.
+            _ if target.contains('#') => false,
             "CONNECT" => !target.is_empty() && !target.contains('/'),
             "OPTIONS" if target == "*" => true,
             _ => target.starts_with('/') || self.absolute().is_some(),
@@ -392,6 +419,8 @@ impl RequestHead {
     /// Path and query in origin form, or `*`.
     pub fn path_and_query(&self) -> std::borrow::Cow<'_, str> {
         match self.absolute() {
+            // RFC 9112, section 3.2.4.
+            Some((_, "")) if self.method() == "OPTIONS" => "*".into(),
             Some((_, "")) => "/".into(),
             Some((_, query)) if query.starts_with('?') => format!("/{query}").into(),
             Some((_, path)) => path.into(),
@@ -558,14 +587,13 @@ mod tests {
             ("Content-Length: 5x", HeadError::ContentLength),
             ("Content-Length:", HeadError::ContentLength),
             ("Content-Length: 18446744073709551616", HeadError::ContentLength),
-            ("Transfer-Encoding: gzip", HeadError::TransferEncoding),
+            ("Transfer-Encoding: gzip", HeadError::ChunkedNotLast),
             ("Transfer-Encoding: gzip, chunked", HeadError::TransferEncoding),
-            ("Transfer-Encoding: chunked, chunked", HeadError::TransferEncoding),
-            (
-                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
-                HeadError::TransferEncoding,
-            ),
-            ("Transfer-Encoding: xchunked", HeadError::TransferEncoding),
+            ("Transfer-Encoding: chunked, gzip", HeadError::ChunkedNotLast),
+            ("Transfer-Encoding:", HeadError::ChunkedNotLast),
+            ("Transfer-Encoding: chunked, chunked", HeadError::ChunkedNotLast),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", HeadError::ChunkedNotLast),
+            ("Transfer-Encoding: xchunked", HeadError::ChunkedNotLast),
             ("Transfer-Encoding : chunked", HeadError::Field),
             ("A: b\r\n folded", HeadError::Folded),
             ("A: b\r\n\tfolded", HeadError::Folded),

@@ -53,8 +53,8 @@ pub fn accept(listener: &std::net::TcpListener) -> Accepted {
             _ => Accepted::Aborted,
         },
         Err(Errno::AGAIN) => Accepted::Nothing,
-        Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-            Accepted::Exhausted(io::Error::last_os_error())
+        Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+            Accepted::Exhausted(error.into())
         }
         // accept(2): network errors of the new socket are passed on here and mean "try again".
         Err(

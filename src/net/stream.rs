@@ -2,11 +2,14 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use monoio::net::TcpStream;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
+use monoio::net::UnixStream;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType,
+};
 
 /// What a look at a socket shows, without taking anything from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +27,9 @@ pub enum Peer {
 /// A connection's transport. (TLS becomes a second variant.)
 #[derive(Debug)]
 pub enum Transport {
-    /// Plain TCP.
-    Plain(TcpStream),
+    /// Plain TCP. Of the driver we want readiness and nothing else, which is the same for every
+    /// socket; its `TcpStream` would keep 72 bytes of addresses with each.
+    Plain(UnixStream),
 }
 
 impl Transport {
@@ -34,20 +38,24 @@ impl Transport {
     /// # Errors
     /// The driver could not register it.
     pub fn from_std(stream: std::net::TcpStream) -> io::Result<Self> {
-        Ok(Self::Plain(TcpStream::from_std(stream)?))
+        Self::from_fd(stream.into())
     }
 
-    fn tcp(&self) -> &TcpStream {
+    fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self::Plain(UnixStream::from_std(fd.into())?))
+    }
+
+    fn socket(&self) -> &UnixStream {
         match self {
-            Self::Plain(tcp) => tcp,
+            Self::Plain(socket) => socket,
         }
     }
 
     #[allow(unsafe_code)]
     fn fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is owned by the TcpStream in `self`, which closes it no earlier
+        // SAFETY: the descriptor is owned by the stream in `self`, which closes it no earlier
         // than when it is dropped, and the borrow cannot outlive `self`.
-        unsafe { BorrowedFd::borrow_raw(self.tcp().as_raw_fd()) }
+        unsafe { BorrowedFd::borrow_raw(self.socket().as_raw_fd()) }
     }
 
     /// Receives what is there into `room`, never waiting. `Ok(None)`: nothing there yet;
@@ -59,8 +67,8 @@ impl Transport {
         loop {
             match rustix::net::recv(self.fd(), &mut *room, RecvFlags::DONTWAIT) {
                 Ok((_, n)) => return Ok(Some(n)),
-                Err(rustix::io::Errno::AGAIN) => return Ok(None),
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -74,8 +82,8 @@ impl Transport {
         loop {
             match rustix::net::send(self.fd(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(n) => return Ok(Some(n)),
-                Err(rustix::io::Errno::AGAIN) => return Ok(None),
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -91,8 +99,8 @@ impl Transport {
             let mut control = SendAncillaryBuffer::default();
             match rustix::net::sendmsg(self.fd(), slices, &mut control, flags) {
                 Ok(n) => return Ok(Some(n)),
-                Err(rustix::io::Errno::AGAIN) => return Ok(None),
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -105,7 +113,7 @@ impl Transport {
         match rustix::net::recv(self.fd(), &mut byte, flags) {
             Ok((_, 0)) => Peer::Closed,
             Ok(_) => Peer::Talking,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Peer::Quiet,
+            Err(Errno::AGAIN | Errno::INTR) => Peer::Quiet,
             Err(_) => Peer::Reset,
         }
     }
@@ -114,16 +122,16 @@ impl Transport {
     ///
     /// # Errors
     /// The driver could not wait.
-    pub async fn readable(&self) -> io::Result<()> {
-        self.tcp().readable(false).await
+    pub fn readable(&self) -> impl Future<Output = io::Result<()>> + use<'_> {
+        self.socket().readable(false)
     }
 
     /// Waits until there is room to write, or a reset. May be dropped at any time.
     ///
     /// # Errors
     /// The driver could not wait.
-    pub async fn writable(&self) -> io::Result<()> {
-        self.tcp().writable(false).await
+    pub fn writable(&self) -> impl Future<Output = io::Result<()>> + use<'_> {
+        self.socket().writable(false)
     }
 
     /// Tells the peer that nothing more comes (FIN).
@@ -149,22 +157,26 @@ impl Transport {
     pub fn set_nodelay(&self) {
         let _ = rustix::net::sockopt::set_tcp_nodelay(self.fd(), true);
     }
-
-    /// The peer's address.
-    ///
-    /// # Errors
-    /// The connection is gone.
-    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.tcp().peer_addr()
-    }
 }
 
-/// Connects to `addr`. The future may be dropped: the socket is then closed by the driver.
+/// Connects to `addr`. The future may be dropped at any time.
 ///
 /// # Errors
 /// As `connect(2)`.
 pub async fn connect(addr: SocketAddr) -> io::Result<Transport> {
-    let transport = Transport::Plain(TcpStream::connect_addr(addr).await?);
+    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    let pending = match rustix::net::connect(&fd, &addr) {
+        Ok(()) => false,
+        Err(Errno::INPROGRESS | Errno::INTR) => true,
+        Err(error) => return Err(error.into()),
+    };
+    let transport = Transport::from_fd(fd)?;
+    if pending {
+        transport.writable().await?;
+        rustix::net::sockopt::socket_error(transport.fd())??;
+    }
     transport.set_nodelay();
     Ok(transport)
 }

@@ -42,3 +42,40 @@ pub fn poll_deadline(
     }
     poll_slot(slot, || monoio::time::sleep_until(wanted), cx)
 }
+
+/// Waits that were over at once, one after the other, before a task steps aside.
+const QUICK_WAITS_MAX: u8 = 4;
+
+/// Makes a task that never has to wait give way to the others of its core.
+///
+/// On the ring every wait takes a turn of the loop. On epoll a wait for what is there already is
+/// over at once, so a peer that is always ready would keep the loop, and everyone else's events,
+/// waiting for as long as it likes.
+#[derive(Debug, Default)]
+pub struct GiveWay {
+    quick: u8,
+    /// This wait's condition has come.
+    ready: bool,
+    /// This wait took a turn of the loop.
+    waited: bool,
+}
+
+impl GiveWay {
+    /// To be called as the last of each poll of one wait, with whether what it waits for has come;
+    /// that it has come is kept until the wait is over.
+    pub fn poll(&mut self, ready: bool, cx: &mut Context<'_>) -> Poll<()> {
+        self.ready |= ready;
+        if !self.ready {
+            self.waited = true;
+            return Poll::Pending;
+        }
+        self.quick = if self.waited { 0 } else { self.quick + 1 };
+        if self.quick == QUICK_WAITS_MAX {
+            self.waited = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        (self.ready, self.waited) = (false, false);
+        Poll::Ready(())
+    }
+}

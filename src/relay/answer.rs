@@ -1,6 +1,8 @@
 //! Answers the relay makes itself: an error before the head, in the words of the client's
 //! dialect.
 
+use std::time::SystemTime;
+
 use crate::dialect::Dialect;
 use crate::dialect::ErrorText;
 use crate::http1::forward::encode_own;
@@ -32,7 +34,9 @@ pub fn encode(dialect: Dialect, own: &Own<'_>) -> Vec<u8> {
     };
     let mut body = Vec::new();
     dialect.error_body(&text, &mut body);
+    let date = httpdate::fmt_http_date(SystemTime::now());
     let mut fields = vec![
+        ("Date", date.as_str()),
         ("Content-Type", "application/json"),
         ("Cache-Control", "no-store"),
         ("X-Request-Id", own.request_id),

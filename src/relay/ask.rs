@@ -5,7 +5,6 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::task::Poll;
 use std::time::Instant;
 
 use super::inbox::{Filled, Inbox};
@@ -18,7 +17,7 @@ use crate::http1::Status;
 use crate::http1::head::{ResponseHead, parse_response};
 use crate::limits::INTERIM_RESPONSES_MAX;
 use crate::net::stream::Transport;
-use crate::net::wait::poll_slot;
+use crate::net::wait::{GiveWay, poll_slot};
 use crate::outcome::Outcome;
 
 /// One attempt at one upstream connection.
@@ -80,6 +79,7 @@ impl Ask<'_> {
         let (upstream, downstream) = (self.upstream, self.downstream);
         let (mut readable, mut writable) = (pin!(None), pin!(None));
         let mut stirred = pin!(None);
+        let mut give_way = GiveWay::default();
         let mut progress = Progress {
             head_sent: 0,
             answer: Inbox::default(),
@@ -112,7 +112,7 @@ impl Ask<'_> {
                     (downstream_stirred, ready) = (true, true);
                 }
                 ready |= self.registration.poll_deadline(Some(progress.deadline)).is_ready();
-                if ready { Poll::Ready(()) } else { Poll::Pending }
+                give_way.poll(ready, cx)
             })
             .await;
             if self.core.stage() == Stage::Ending {

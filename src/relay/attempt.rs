@@ -13,7 +13,7 @@ use crate::error::{Failure, Side};
 use crate::flow::stream::{Outgoing, Stream};
 use crate::http1::Version;
 use crate::http1::body::BodyDecoder;
-use crate::http1::forward::{ForwardRequest, encode_request};
+use crate::http1::forward::{ForwardRequest, encode_request, ends_here};
 use crate::http1::head::{BodyFraming, RequestHead};
 use crate::limits::{CONNECT_CHAIN_TIMEOUT, PEEK_BODY_BYTES_MAX, REPLAY_BODY_BYTES_MAX};
 use crate::net::stream::Transport;
@@ -61,6 +61,10 @@ fn check(connection: &Connection, head: &RequestHead) -> Result<(), Refusal> {
         let message = "CONNECT is not carried: this relay is a gateway, not a tunnel";
         return Err(Refusal::new(501, Outcome::RequestRefused, message));
     }
+    if ends_here(head) {
+        let message = "Max-Forwards ends here, and this relay answers no such request itself";
+        return Err(Refusal::new(501, Outcome::RequestRefused, message));
+    }
     let upgrade = head.field("upgrade").unwrap_or_default();
     if upgrade.to_ascii_lowercase().starts_with(b"websocket") {
         let message = "WebSocket upgrades are not carried: use an event stream";
@@ -83,7 +87,8 @@ fn request_body(connection: &Connection, head: &RequestHead) -> Stream {
     let mut body =
         Stream::opaque(BodyDecoder::new(head.framing()), outgoing, connection.core.marks())
             .keeping(REPLAY_BODY_BYTES_MAX);
-    if head.framing() == BodyFraming::None {
+    // A length of 0 brings no byte that would tell its end.
+    if body.nothing_to_come() {
         body.end();
     }
     body

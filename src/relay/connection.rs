@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::answer::{self, Own};
 use super::inbox::{Filled, Inbox};
-use super::{Core, Registration, Stage, exchange};
+use super::{Core, Registration, Stage, exchange, record};
 use crate::clock;
 use crate::dialect::Dialect;
 use crate::error::{Failure, Phase};
@@ -170,10 +170,8 @@ impl Connection {
     async fn refuse(&mut self, status: u16, code: &str, message: &str) {
         let own = Own { status, code, message, request_id: "-", close: true, head_only: false };
         let bytes = answer::encode(Dialect::Generic, &own);
-        let metrics = &self.core.metrics;
-        metrics.requests.inc();
-        metrics.exchanges[Outcome::RequestRefused as usize].inc();
-        metrics.responses[usize::from(status / 100).clamp(1, 5) - 1].inc();
+        let outcome = if status == 408 { Outcome::RequestTimeout } else { Outcome::RequestRefused };
+        record::refused(&self.core, self.peer, status, outcome, message);
         log::debug!("{}: refused with {status}: {message}", self.peer);
         let _ = self.send_all(&bytes).await;
     }

@@ -17,7 +17,7 @@ use crate::dialect::Dialect;
 use crate::dialect::ErrorText;
 use crate::error::{Failure, Phase, Side};
 use crate::flow::stream::{Outgoing, Stream};
-use crate::flow::timers::{Timeouts, Timers};
+use crate::flow::timers::Timers;
 use crate::http1::Version;
 use crate::http1::body::BodyDecoder;
 use crate::http1::forward::{ForwardResponse, encode_response};
@@ -58,9 +58,8 @@ pub async fn run(connection: &mut Connection, head: Box<RequestHead>) -> After {
         Record::open(&connection.core, &connection.registration, connection.peer, &head, dialect);
     let (outcome, after) = match Box::pin(begin(connection, head, &record)).await {
         Ok(mut response) => {
-            let Connection { core, registration, transport, inbox, .. } = &mut *connection;
+            let Connection { registration, transport, inbox, .. } = &mut *connection;
             let mut pump = Pump {
-                core,
                 registration,
                 upstream: &response.upstream,
                 downstream: transport,
@@ -98,7 +97,11 @@ async fn refuse(
     if refusal.outcome == Outcome::ClientGone {
         return (refusal.outcome, After::Abort);
     }
-    let keep = refusal.body_read && head.keep_alive() && connection.core.stage() == Stage::Serving;
+    // A 1.0 client keeps a connection only where the answer says so, and ours does not.
+    let keep = refusal.body_read
+        && head.keep_alive()
+        && head.version() == Version::Http11
+        && connection.core.stage() == Stage::Serving;
     let own = Own {
         status: refusal.status,
         code: refusal.outcome.as_str(),
@@ -170,7 +173,7 @@ async fn begin(
         from_close: from == BodyFraming::Close,
         to_close: shape.framing == BodyFraming::Close,
     };
-    let timers = timers(connection, record, &stream);
+    let timers = Timers::new(&core.timeouts, record.started(), clock::now(), events);
     let mut response =
         Response { upstream, stream, timers, framing, extra: false, _admission: admission };
     match response.take(record, answer.rest) {
@@ -206,18 +209,6 @@ impl Response {
         record.carried(now, stream.carried());
         Ok(())
     }
-}
-
-fn timers(connection: &Connection, record: &Record, stream: &Stream) -> Timers {
-    let plan = &connection.core.plan;
-    let timeouts = Timeouts {
-        first_byte: plan.first_byte_timeout,
-        idle: plan.idle_timeout,
-        stream: plan.stream_timeout,
-        write: plan.write_timeout,
-        heartbeat: plan.heartbeat.filter(|_| stream.is_events()),
-    };
-    Timers::new(timeouts, record.started(), clock::now())
 }
 
 /// The whole body has gone down.
@@ -280,6 +271,7 @@ fn response_head(
         request_id: &record.live.request_id,
         version: head.version(),
         head_only_length: announced.filter(|_| shape.framing == BodyFraming::None),
+        received: std::time::SystemTime::now(),
     };
     let mut out = Vec::new();
     encode_response(&answer.head, &forward, &mut out);

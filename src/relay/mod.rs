@@ -25,6 +25,7 @@ use crate::clock;
 use crate::config::plan::{Endpoint, ExchangePlan};
 use crate::flow::deadlines::Deadlines;
 use crate::flow::stream::Marks;
+use crate::flow::timers::Timeouts;
 use crate::net::resolver::Resolved;
 use crate::relay::record::Live;
 use crate::telemetry::log::AccessLog;
@@ -49,6 +50,8 @@ pub struct Core {
     pub worker: usize,
     /// How exchanges are to be done.
     pub plan: ExchangePlan,
+    /// How long they may take.
+    pub timeouts: Rc<Timeouts>,
     /// When they are tried again.
     pub retry: RetryRule,
     /// Where they go.
@@ -106,6 +109,13 @@ impl Core {
         let plan = parts.plan;
         Rc::new(Self {
             worker: parts.worker,
+            timeouts: Rc::new(Timeouts {
+                first_byte: plan.first_byte_timeout,
+                idle: plan.idle_timeout,
+                stream: plan.stream_timeout,
+                write: plan.write_timeout,
+                heartbeat: plan.heartbeat,
+            }),
             retry: RetryRule {
                 retries: plan.retry.retries,
                 backoff: plan.retry.backoff,
@@ -216,7 +226,9 @@ impl Core {
     /// What is live now.
     pub fn snapshot(&self, now: Instant) -> Vec<StreamInfo> {
         let connections = self.connections.borrow();
-        connections.iter().filter_map(|(_, c)| c.live.as_ref()).map(|l| l.info(now)).collect()
+        let upstream = &self.endpoint.authority;
+        let live = connections.iter().filter_map(|(_, connected)| connected.live.as_ref());
+        live.map(|live| live.info(now, upstream)).collect()
     }
 
     /// Registers a connection for as long as the guard lives.

@@ -12,12 +12,11 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::pin;
-use std::task::Poll;
 use std::time::Instant;
 
 use super::inbox::{Filled, Inbox};
 use super::record::Record;
-use super::{Core, Registration, Stage};
+use super::{Registration, Stage};
 use crate::clock;
 use crate::error::{Failure, Phase};
 use crate::flow::stream::Stream;
@@ -25,13 +24,11 @@ use crate::flow::timers::{Due, Timers};
 use crate::http1::body::Eof;
 use crate::limits::{READS_PER_TURN_MAX, WRITE_SLICES_MAX};
 use crate::net::stream::{Peer, Transport};
-use crate::net::wait::poll_slot;
+use crate::net::wait::{GiveWay, poll_slot};
 use crate::outcome::Outcome;
 
 /// Everything one response needs while it is pumped.
 pub struct Pump<'a> {
-    /// The core it runs on.
-    pub core: &'a Core,
     /// The connection's entry in the core.
     pub registration: &'a Registration,
     /// The provider's side.
@@ -56,21 +53,15 @@ pub struct Pump<'a> {
     pub extra: bool,
 }
 
-/// What woke the pump.
-#[derive(Clone, Copy, Default)]
-struct Woken {
-    downstream_stirred: bool,
-}
-
 impl Pump<'_> {
     /// Pumps until the body is over and sent, or a failure.
     ///
     /// # Errors
     /// Why the response could not be carried to its end.
     pub async fn run(&mut self) -> Result<(), Failure> {
-        let (upstream, downstream) = (self.upstream, self.downstream);
-        let (mut readable, mut writable) = (pin!(None), pin!(None));
-        let mut stirred = pin!(None);
+        // The wait for room is rare and long; the others are always there.
+        let (mut readable, mut writable) = (pin!(None), None);
+        let (mut stirred, mut give_way) = (pin!(None), GiveWay::default());
         loop {
             let now = clock::now();
             if self.turn(now)? {
@@ -81,42 +72,42 @@ impl Pump<'_> {
             let paused = !self.stream.wants_more();
             self.timers.set_paused(now, paused);
             self.record.live.state.set(if paused { "paused" } else { "streaming" });
-            let woken = poll_fn(|cx| {
-                let mut woken = Woken::default();
-                let mut ready = self.core.stage() == Stage::Ending;
+            let (upstream, downstream) = (self.upstream, self.downstream);
+            let mut client_stirred = false;
+            poll_fn(|cx| {
+                let mut ready = self.registration.core.stage() == Stage::Ending;
                 if self.stream.wants_more()
                     && poll_slot(readable.as_mut(), || upstream.readable(), cx).is_ready()
                 {
                     self.upstream_ready = true;
                     ready = true;
                 }
-                if self.blocked
-                    && poll_slot(writable.as_mut(), || downstream.writable(), cx).is_ready()
-                {
-                    self.blocked = false;
-                    ready = true;
+                if self.blocked {
+                    let room = writable.get_or_insert_with(|| Box::pin(downstream.writable()));
+                    if room.as_mut().poll(cx).is_ready() {
+                        (writable, self.blocked, ready) = (None, false, true);
+                    }
                 }
                 if self.watching
                     && poll_slot(stirred.as_mut(), || downstream.readable(), cx).is_ready()
                 {
-                    woken.downstream_stirred = true;
-                    ready = true;
+                    (client_stirred, ready) = (true, true);
                 }
                 let deadline = self.timers.next().map(|(at, _)| at);
                 ready |= self.registration.poll_deadline(deadline).is_ready();
-                if ready { Poll::Ready(woken) } else { Poll::Pending }
+                give_way.poll(ready, cx)
             })
             .await;
-            self.woke(woken)?;
+            self.woke(client_stirred)?;
         }
     }
 
     /// Deals with what woke the pump, apart from bytes to move.
-    fn woke(&mut self, woken: Woken) -> Result<(), Failure> {
-        if self.core.stage() == Stage::Ending {
+    fn woke(&mut self, client_stirred: bool) -> Result<(), Failure> {
+        if self.registration.core.stage() == Stage::Ending {
             return Err(failure(Outcome::Drained, "the relay is shutting down"));
         }
-        if woken.downstream_stirred {
+        if client_stirred {
             self.look_downstream()?;
         }
         let now = clock::now();
@@ -220,7 +211,7 @@ impl Pump<'_> {
                 self.blocked = self.stream.buffer().queued() > 0;
                 self.timers.wrote(now, self.blocked);
                 if sent.resumed {
-                    self.core.metrics.resumes.inc();
+                    self.registration.core.metrics.resumes.inc();
                     self.upstream_ready = true;
                 }
                 Ok(())
@@ -247,7 +238,7 @@ impl Pump<'_> {
     fn look_downstream(&mut self) -> Result<(), Failure> {
         match self.downstream.peer() {
             Peer::Quiet => Ok(()),
-            Peer::Closed if self.core.plan.half_close => {
+            Peer::Closed if self.registration.core.plan.half_close => {
                 // From here on only a reset or a failing write shows that it left.
                 self.watching = false;
                 Ok(())

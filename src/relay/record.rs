@@ -25,7 +25,6 @@ pub struct Live {
     client: SocketAddr,
     method: Box<str>,
     path: Box<str>,
-    upstream: Box<str>,
     worker: usize,
     started: Instant,
     /// What it is doing.
@@ -38,7 +37,7 @@ pub struct Live {
 
 impl Live {
     /// What `/streams` shows.
-    pub fn info(&self, now: Instant) -> StreamInfo {
+    pub fn info(&self, now: Instant, upstream: &str) -> StreamInfo {
         let carried = self.carried.get();
         let since = self.last_frame.get().unwrap_or(self.started);
         StreamInfo {
@@ -48,7 +47,7 @@ impl Live {
             path: self.path.to_string(),
             dialect: self.dialect.get().as_str().to_owned(),
             state: self.state.get().to_owned(),
-            upstream: self.upstream.to_string(),
+            upstream: upstream.to_owned(),
             started_ms_ago: millis(now - self.started),
             frames: carried.frames,
             bytes: carried.bytes_out,
@@ -67,7 +66,6 @@ pub struct Record {
     core: Rc<Core>,
     /// The visible part.
     pub live: Rc<Live>,
-    time: SystemTime,
     /// Attempts made so far.
     pub attempts: Cell<u32>,
     /// The last attempt used a pooled connection.
@@ -102,7 +100,6 @@ impl Record {
             client,
             method: shown(head.method()),
             path: shown(head.path()),
-            upstream: core.endpoint.authority.as_str().into(),
             worker: core.worker,
             started: clock::now(),
             state: Cell::new("connecting"),
@@ -115,7 +112,6 @@ impl Record {
         Self {
             core: Rc::clone(core),
             live,
-            time: SystemTime::now(),
             attempts: Cell::new(0),
             reused: Cell::new(false),
             status: Cell::new(0),
@@ -202,7 +198,7 @@ impl Record {
         let (model, error) = (self.model.borrow(), self.error.borrow());
         let ms = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         let line = AccessLine {
-            time: self.time,
+            time: SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH),
             request_id: &self.live.request_id,
             client: self.live.client,
             method: &self.live.method,
@@ -232,6 +228,45 @@ impl Record {
     }
 }
 
+/// Accounts for bytes that never became a request: there is no head that would tell more.
+pub(super) fn refused(core: &Core, client: SocketAddr, status: u16, outcome: Outcome, why: &str) {
+    let metrics = &core.metrics;
+    metrics.requests.inc();
+    metrics.exchanges[outcome as usize].inc();
+    metrics.responses[usize::from(status / 100).clamp(1, 5) - 1].inc();
+    if !core.access.enabled() {
+        return;
+    }
+    let line = AccessLine {
+        time: SystemTime::now(),
+        request_id: "-",
+        client,
+        method: "-",
+        path: "-",
+        status,
+        dialect: Dialect::Generic.as_str(),
+        model: None,
+        outcome: outcome.as_str(),
+        attempts: 0,
+        reused: false,
+        stream: false,
+        frames: 0,
+        bytes_in: 0,
+        bytes_out: 0,
+        first_byte_ms: None,
+        first_frame_ms: None,
+        duration_ms: 0.0,
+        longest_gap_ms: None,
+        pauses: 0,
+        heartbeats: 0,
+        worker: core.worker,
+        error: Some(why),
+    };
+    if !core.access.write(&line) {
+        metrics.log_lines_dropped.inc();
+    }
+}
+
 impl Drop for Record {
     fn drop(&mut self) {
         // Only an unwinding task comes here with an open account.
@@ -255,5 +290,63 @@ fn request_id(head: &RequestHead) -> Box<str> {
     match given {
         Some(id) if !id.is_empty() && id.len() <= 128 && id.bytes().all(harmless) => id.into(),
         _ => format!("{:032x}", fastrand::u128(..)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::config::cli::{Cli, Command};
+    use crate::config::plan::Plan;
+    use crate::http1::Status;
+    use crate::http1::head::parse_request;
+    use crate::net::resolver::Resolved;
+    use crate::relay::CoreParts;
+    use crate::telemetry::log::AccessLog;
+    use crate::telemetry::metrics::WorkerMetrics;
+
+    fn core() -> Rc<Core> {
+        let words = ["millstream", "serve", "--upstream", "http://127.0.0.1:1"];
+        let cli = Cli::try_parse_from(words).expect("parses");
+        let Command::Serve(args) = cli.command else { panic!("not serve") };
+        let plan = Plan::from_args(&args, 20_000, 1).expect("valid");
+        Core::new(CoreParts {
+            worker: 0,
+            addresses: Resolved::start(&plan.upstream.host, plan.upstream.port),
+            endpoint: plan.upstream,
+            plan: plan.exchange,
+            metrics: std::sync::Arc::new(WorkerMetrics::new()),
+            access: AccessLog::off().0,
+            streams_max: 1,
+        })
+    }
+
+    #[test]
+    fn an_exchange_that_unwinds_is_accounted_for_once_and_gives_its_place_back() {
+        let core = core();
+        let bytes = b"POST /v1/messages HTTP/1.1\r\nHost: a\r\n\r\n";
+        let Ok(Status::Complete((head, _))) = parse_request(bytes, &mut 0) else {
+            panic!("does not parse");
+        };
+        let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let registration = core.register();
+            let client = SocketAddr::from(([127, 0, 0, 1], 1));
+            let record = Record::open(&core, &registration, client, &head, Dialect::Anthropic);
+            let _place = core.admit().expect("there is room");
+            assert!(core.admit().is_none(), "for one");
+            record.stream.set(true);
+            panic!("a fault, as this test wants it");
+        }));
+        assert!(unwound.is_err());
+        let metrics = &core.metrics;
+        for (index, exchanges) in metrics.exchanges.iter().enumerate() {
+            let expected = u64::from(index == Outcome::Panicked as usize);
+            assert_eq!((exchanges.get(), metrics.streams[index].get()), (expected, expected));
+        }
+        assert_eq!((core.connections(), core.snapshot(clock::now()).len()), (0, 0));
+        assert_eq!((metrics.connections_active.get(), metrics.streams_active.get()), (0, 0));
+        assert!(core.admit().is_some(), "the place is free again");
     }
 }

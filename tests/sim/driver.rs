@@ -4,6 +4,7 @@
 //! counters.
 
 use std::io::IoSlice;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use millstream::dialect::ErrorText;
@@ -72,7 +73,7 @@ impl<'a> Simulation<'a> {
             origin,
             now: Duration::ZERO,
             stream: Stream::events(decoder, plan.outgoing, plan.marks, plan.dialect),
-            timers: Timers::new(plan.timeouts, origin, origin),
+            timers: Timers::new(&Rc::new(plan.timeouts), origin, origin, true),
             upstream_ready: false,
             blocked: false,
             watching: true,

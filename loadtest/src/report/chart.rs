@@ -108,7 +108,7 @@ fn nines(per_cent: f64) -> f64 {
 }
 
 /// Latency distributions: time on a logarithmic axis, quantiles by nines.
-pub(super) fn distribution(curves: &[(System, Curve)]) -> String {
+pub(super) fn distribution(curves: &[(System, Curve)], caption: &str) -> String {
     let (height, left, right, bottom, top) = (300.0, 46.0, WIDTH - 14.0, 262.0, 10.0);
     let times = || curves.iter().flat_map(|curve| curve.1.iter().map(|point| point.1));
     let least = times().fold(f64::INFINITY, f64::min).max(1e-3);
@@ -129,8 +129,11 @@ pub(super) fn distribution(curves: &[(System, Curve)]) -> String {
     let mut decade = from;
     while decade <= to {
         let ms = 10f64.powf(decade);
-        let label =
-            if ms < 0.999 { format!("{} µs", (ms * 1e3).round()) } else { format!("{ms:.0} ms") };
+        let label = match ms {
+            ..0.999 => format!("{} µs", (ms * 1e3).round()),
+            ..999.0 => format!("{ms:.0} ms"),
+            _ => format!("{:.0} s", ms / 1e3),
+        };
         let _ = write!(
             out,
             r#"<path class="grid" d="M{0:.1} {top}V{bottom}"/><text x="{0:.1}" y="{1:.1}" text-anchor="{2}">{label}</text>"#,
@@ -142,7 +145,7 @@ pub(super) fn distribution(curves: &[(System, Curve)]) -> String {
     }
     let _ = write!(
         out,
-        r#"<text x="{:.1}" y="{height}" text-anchor="middle" dy="-4">scheduled send to receive; up: per cent of frames</text>"#,
+        r#"<text x="{:.1}" y="{height}" text-anchor="middle" dy="-4">{caption}</text>"#,
         f64::midpoint(left, right)
     );
     // Ours last, so that it lies on top.
@@ -190,7 +193,7 @@ mod tests {
     fn quantiles_climb_by_nines() {
         assert!(nines(0.0).abs() < 1e-9 && (nines(99.0) - 2.0).abs() < 1e-9);
         assert!((nines(100.0) - 4.0).abs() < 1e-9);
-        let svg = distribution(&[(System::Nginx, vec![(50.0, 0.05), (99.9, 3.0)])]);
+        let svg = distribution(&[(System::Nginx, vec![(50.0, 0.05), (99.9, 3.0)])], "up");
         assert!(svg.contains("10 µs") && svg.contains("10 ms") && svg.contains("var(--nginx)"));
     }
 }

@@ -117,7 +117,11 @@ fn charts(scenario: &str, rows: &Rows<'_>) -> Vec<String> {
             .map(|(system, runs)| (*system, curve(runs, latency)))
             .filter(|curve| !curve.1.is_empty())
             .collect();
-        distribution(&curves)
+        let of = match kind(scenario) {
+            "disconnect" | "disconnect-silent" => "across: time; up: per cent of those who left",
+            _ => "across: scheduled send to receive; up: per cent of frames",
+        };
+        distribution(&curves, of)
     };
     let frame_cpu = |digits| {
         let chart = bars(rows, SPLIT, digits, |runs| cpu_parts(runs, |run| run.frames));

@@ -1,0 +1,85 @@
+//! The flow of one response through its write buffer, without sockets: bytes are received into
+//! the buffer's room, whole frames released, and taken from it as a socket would take them.
+//!
+//! ```text
+//! cargo bench --bench flow
+//! ```
+//!
+//! One frame a read is a steady stream, 64 KiB a read a burst; `kept` passes the upstream's own
+//! chunks on, `rechunked` writes chunks around the frames of a body that came without any.
+
+use std::hint::black_box;
+use std::io::IoSlice;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use millstream::dialect::Dialect;
+use millstream::flow::stream::{Marks, Outgoing, Stream};
+use millstream::http1::body::BodyDecoder;
+use millstream::http1::head::BodyFraming;
+use millstream::limits::WRITE_SLICES_MAX;
+
+const MARKS: Marks = Marks { high: 256 << 10, low: 64 << 10, frame_max: 8 << 20 };
+
+fn stream(from: BodyFraming) -> Stream {
+    Stream::events(BodyDecoder::new(from), Outgoing::Chunked, MARKS, Dialect::OpenAiChat)
+}
+
+/// Takes all that is queued; returns how many bytes it was.
+fn take(stream: &mut Stream) -> usize {
+    let mut taken = 0;
+    while stream.buffer().queued() > 0 {
+        let n = match stream.buffer().single() {
+            Some(bytes) => black_box(bytes).len(),
+            None => {
+                let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
+                let used = stream.buffer().gather(&mut slices);
+                black_box(&slices[..used]).iter().map(|slice| slice.len()).sum()
+            }
+        };
+        stream.sent(n);
+        taken += n;
+    }
+    stream.settle();
+    taken
+}
+
+/// Puts `bytes` through in reads as large as the buffer's room; returns the bytes that came out.
+fn put(stream: &mut Stream, mut bytes: &[u8]) -> usize {
+    let mut out = 0;
+    while !bytes.is_empty() {
+        let room = stream.room();
+        let n = room.len().min(bytes.len());
+        room[..n].copy_from_slice(&bytes[..n]);
+        assert_eq!(stream.received(n).expect("in order"), 0);
+        out += take(stream);
+        bytes = &bytes[n..];
+    }
+    out
+}
+
+fn flow(criterion: &mut Criterion) {
+    let frame = format!("data: {{\"x\":\"{}\"}}\n\n", "y".repeat(192));
+    let chunk = format!("{:x}\r\n{frame}\r\n", frame.len());
+    let mut group = criterion.benchmark_group("flow");
+    for (name, framing, unit) in
+        [("kept", BodyFraming::Chunked, &chunk), ("rechunked", BodyFraming::Close, &frame)]
+    {
+        let unit = unit.as_bytes();
+        group.throughput(Throughput::Elements(1));
+        group.bench_function(format!("{name}/a frame a read"), |b| {
+            let mut stream = stream(framing);
+            b.iter(|| assert!(put(&mut stream, black_box(unit)) >= unit.len()));
+        });
+        let frames = 64 * 1024 / unit.len();
+        let burst = unit.repeat(frames);
+        group.throughput(Throughput::Elements(frames as u64));
+        group.bench_function(format!("{name}/64 KiB a read"), |b| {
+            let mut stream = stream(framing);
+            b.iter(|| assert!(put(&mut stream, black_box(&burst)) >= burst.len()));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, flow);
+criterion_main!(benches);
