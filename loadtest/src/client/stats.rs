@@ -1,0 +1,123 @@
+//! What a generator thread counts, and how threads are put together.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+
+use crate::frame::Fault;
+
+/// Nanoseconds to three digits.
+#[derive(Clone, Debug)]
+pub struct Hist(pub Histogram<u64>);
+
+impl Default for Hist {
+    fn default() -> Self {
+        Self(Histogram::new_with_bounds(100, 600_000_000_000, 3).unwrap_or_else(|_| unreachable!()))
+    }
+}
+
+impl Hist {
+    /// Counts one duration.
+    pub fn record(&mut self, nanos: u64) {
+        self.0.saturating_record(nanos);
+    }
+
+    /// Adds another's counts.
+    pub fn merge(&mut self, other: &Self) {
+        let _ = self.0.add(&other.0);
+    }
+
+    /// The value at quantile `q` in milliseconds; nothing if nothing was counted.
+    pub fn millis(&self, q: f64) -> Option<f64> {
+        (!self.0.is_empty()).then(|| self.0.value_at_quantile(q) as f64 / 1e6)
+    }
+}
+
+/// What one group saw.
+#[derive(Clone, Debug, Default)]
+pub struct GroupStats {
+    /// Frames over all.
+    pub frames: u64,
+    /// Frames received in the window.
+    pub window_frames: u64,
+    /// Bytes received in the window, framing included.
+    pub window_bytes: u64,
+    /// Requests that ended well in the window.
+    pub window_requests: u64,
+    /// Requests that were answered otherwise than with 200, or not at all, in the window.
+    pub window_refused: u64,
+    /// Requests that ended well.
+    pub requests: u64,
+    /// Receive time less scheduled send time, in the window.
+    pub latency: Hist,
+    /// Request to response head, in the window.
+    pub head: Hist,
+    /// Request to response head, before the window.
+    pub ramp_head: Hist,
+    /// Request to end, in the window.
+    pub whole: Hist,
+    /// Responses by status.
+    pub statuses: BTreeMap<u16, u64>,
+    /// What went wrong.
+    pub faults: BTreeMap<Fault, u64>,
+    /// When which stream was left.
+    pub left: Vec<(u32, u64)>,
+    /// Frames in the window of each connection that was there at the end.
+    pub each: Vec<u64>,
+    /// When the last end was seen.
+    pub last_end: u64,
+}
+
+impl GroupStats {
+    /// Adds what another thread saw of the same group.
+    pub fn merge(&mut self, other: Self) {
+        self.frames += other.frames;
+        self.window_frames += other.window_frames;
+        self.window_bytes += other.window_bytes;
+        self.window_requests += other.window_requests;
+        self.window_refused += other.window_refused;
+        self.requests += other.requests;
+        self.each.extend(other.each);
+        self.latency.merge(&other.latency);
+        self.head.merge(&other.head);
+        self.ramp_head.merge(&other.ramp_head);
+        self.whole.merge(&other.whole);
+        for (status, count) in other.statuses {
+            *self.statuses.entry(status).or_default() += count;
+        }
+        for (fault, count) in other.faults {
+            *self.faults.entry(fault).or_default() += count;
+        }
+        self.left.extend(other.left);
+        self.last_end = self.last_end.max(other.last_end);
+    }
+
+    /// Counts a fault.
+    pub fn fault(&mut self, fault: Fault) {
+        *self.faults.entry(fault).or_default() += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merging_loses_nothing() {
+        let mut one = GroupStats { frames: 2, last_end: 5, ..GroupStats::default() };
+        let mut two = GroupStats { frames: 3, last_end: 4, ..GroupStats::default() };
+        (1..=900).for_each(|_| one.latency.record(1_000_000));
+        (1..=100).for_each(|_| two.latency.record(80_000_000));
+        one.fault(Fault::Bytes);
+        two.fault(Fault::Bytes);
+        two.statuses.insert(503, 4);
+        one.merge(two);
+        assert_eq!((one.frames, one.last_end, one.latency.0.len()), (5, 5, 1000));
+        assert_eq!(one.faults[&Fault::Bytes], 2);
+        assert_eq!(one.statuses[&503], 4);
+        let p90 = one.latency.millis(0.9).expect("counted");
+        let p91 = one.latency.millis(0.91).expect("counted");
+        assert!((0.99..1.01).contains(&p90) && (79.9..80.2).contains(&p91), "{p90} {p91}");
+        assert_eq!(Hist::default().millis(0.5), None);
+    }
+}

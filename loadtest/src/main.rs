@@ -1,0 +1,194 @@
+//! `loadtest`: see README.md.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressDrawTarget};
+
+use loadtest::origin::Origin;
+use loadtest::run::Stage;
+use loadtest::scenario::{Numbers, Scenario};
+use loadtest::suite::{Field, Findings, Item, usual};
+use loadtest::systems::{Bench, System};
+use loadtest::{cores, pump, report, table};
+
+/// Load tests of Millstream beside its peers and bare pumps.
+#[derive(Debug, Parser)]
+#[command(name = "loadtest", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    numbers: Numbers,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Clone, Debug, Args)]
+struct Options {
+    /// Systems to run it through; repeatable or with commas [default: all that are installed]
+    #[arg(long, global = true, value_delimiter = ',')]
+    system: Vec<System>,
+    /// Rounds of each scenario
+    #[arg(long, global = true)]
+    rounds: Option<usize>,
+    /// The relay's binary [default: beside this program]
+    #[arg(long, global = true, value_name = "PATH")]
+    millstream: Option<PathBuf>,
+    /// More flags for the relay, e.g. --millstream-flags '--heartbeat off'
+    #[arg(long, global = true, value_name = "FLAGS", allow_hyphen_values = true)]
+    millstream_flags: Option<String>,
+    /// Directories with peers' programs, looked into before PATH
+    #[arg(long, global = true, value_name = "DIR")]
+    tools: Vec<PathBuf>,
+    /// Cores of the system under test, e.g. 1 or 2-3 [default: the last]
+    #[arg(long, global = true, value_name = "CORES")]
+    sut_cores: Option<String>,
+    /// Cores of origin and generator [default: the others, four at most]
+    #[arg(long, global = true, value_name = "CORES")]
+    load_cores: Option<String>,
+    /// Write every run as JSON
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Scenario(Scenario),
+    /// The usual suite, about ten minutes
+    All {
+        /// In less than two minutes, each scenario once
+        #[arg(long)]
+        quick: bool,
+    },
+    /// The origin alone, until Ctrl-C; GET /probe tells which streams' readers left, and when
+    Origin {
+        /// Where
+        #[arg(long, default_value = "127.0.0.1:9100")]
+        listen: SocketAddr,
+    },
+    /// A bare pump, until it is ended
+    Pump {
+        /// The kernel interface
+        #[arg(long, value_enum)]
+        kind: pump::Kind,
+        /// Where
+        #[arg(long)]
+        listen: SocketAddr,
+        /// Where to
+        #[arg(long)]
+        upstream: SocketAddr,
+    },
+    /// Make a page of findings kept as JSON: FILE's name with .html, or --html
+    Report {
+        /// The file
+        file: PathBuf,
+        /// Where the page goes
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+    },
+    /// Print the table of findings kept as JSON
+    Table {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+fn bench(options: &Options) -> Result<Bench> {
+    let count = std::thread::available_parallelism().map_or(1, usize::from);
+    let (sut, load) = match count {
+        1 => (vec![], vec![]),
+        _ => (vec![count - 1], (0..(count - 1).min(4)).collect()),
+    };
+    let given = |text: &Option<String>, usual| match text {
+        Some(text) => cores::parse(text).map_err(anyhow::Error::msg),
+        None => Ok(usual),
+    };
+    let beside = std::env::current_exe().context("this program's place")?;
+    let beside = beside.with_file_name("millstream");
+    let flags = options.millstream_flags.as_deref().unwrap_or_default();
+    Ok(Bench {
+        millstream: options.millstream.clone().unwrap_or(beside),
+        millstream_flags: flags.split_whitespace().map(str::to_owned).collect(),
+        tools: options.tools.clone(),
+        sut_cores: given(&options.sut_cores, sut)?,
+        load_cores: given(&options.load_cores, load)?,
+    })
+}
+
+fn measure(options: &Options, items: &[Item]) -> Result<()> {
+    let bench = bench(options)?;
+    let all = <System as clap::ValueEnum>::value_variants().to_vec();
+    let systems = if options.system.is_empty() { all } else { options.system.clone() };
+    let limit = raise_descriptors();
+    let origin = Origin::start(SocketAddr::from(([127, 0, 0, 1], 0)), &bench.load_cores)?;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // The second one ends the program.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupted))?;
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    let stage = Stage { bench: &bench, origin: &origin, interrupted, bar };
+    let findings = Findings::gather(&stage, &systems, items);
+    print!("{}", table::text(&findings.machine, &findings.results));
+    for failure in &findings.failures {
+        println!("! {failure}");
+    }
+    if limit < 12_000 {
+        println!("! only {limit} descriptors: raise `ulimit -n` for 5000 streams");
+    }
+    options.json.as_ref().map_or(Ok(()), |path| findings.save(path))
+}
+
+/// As many descriptors as this user may have; children inherit it.
+fn raise_descriptors() -> u64 {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    match &cli.command {
+        Command::Scenario(scenario) => {
+            let spec = scenario.spec(&cli.numbers);
+            measure(
+                &cli.options,
+                &[Item { spec, rounds: cli.options.rounds.unwrap_or(1), field: Field::Given }],
+            )
+        }
+        Command::All { quick } => measure(&cli.options, &usual(*quick, cli.options.rounds)),
+        Command::Origin { listen } => {
+            raise_descriptors();
+            let mut origin = Origin::start(*listen, &bench(&cli.options)?.load_cores)?;
+            println!("origin on {}", origin.address);
+            origin.wait();
+            Ok(())
+        }
+        Command::Pump { kind, listen, upstream } => {
+            raise_descriptors();
+            pump::run(*kind, *listen, *upstream)
+        }
+        Command::Report { file, html } => {
+            let page = report::html(&Findings::load(file)?);
+            let place = html.clone().unwrap_or_else(|| file.with_extension("html"));
+            std::fs::write(&place, page)
+                .with_context(|| format!("cannot write {}", place.display()))?;
+            println!("{}", place.display());
+            Ok(())
+        }
+        Command::Table { file } => {
+            let findings = Findings::load(file)?;
+            print!("{}", table::text(&findings.machine, &findings.results));
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! One run: one scenario through one system, measured.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use indicatif::ProgressBar;
+
+use crate::client::{Client, Group, GroupStats, Hist};
+use crate::clock;
+use crate::frame::Fault;
+use crate::origin::Origin;
+use crate::result::{Latency, Memory, RunResult};
+use crate::sample::{self, Cores, CpuSample};
+use crate::shape::Failure;
+use crate::systems::{Bench, Running, System};
+
+/// A span of the run that is measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Window {
+    /// So long, from when all connections are live and have settled.
+    For(Duration),
+    /// From the time all streams are due to start to the end of the last one.
+    Burst {
+        /// At most.
+        limit: Duration,
+    },
+    /// From the first connection until the groups with a limit are through.
+    Count {
+        /// At least.
+        least: Duration,
+        /// At most.
+        limit: Duration,
+    },
+}
+
+/// What is run and how it is measured.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// The scenario's name.
+    pub name: &'static str,
+    /// Its numbers, for reports.
+    pub label: String,
+    /// The load.
+    pub groups: Vec<Group>,
+    /// Between the last connection's first answer and the window.
+    pub settle: Duration,
+    /// What is measured.
+    pub window: Window,
+    /// Read memory as well (before, in the window, after).
+    pub memory: bool,
+    /// Measure first what the system takes as fast as it can, then offer so many times that.
+    pub overload: Option<f64>,
+}
+
+/// What is sampled at both ends of the window.
+struct Mark {
+    time: u64,
+    sut: CpuSample,
+    client: f64,
+    origin: f64,
+    requests: u64,
+    cores: Cores,
+}
+
+/// The things every run needs.
+pub struct Stage<'a> {
+    /// Programs and cores.
+    pub bench: &'a Bench,
+    /// The upstream.
+    pub origin: &'a Origin,
+    /// Set by Ctrl-C.
+    pub interrupted: Arc<AtomicBool>,
+    /// Shown while it runs.
+    pub bar: ProgressBar,
+}
+
+impl Stage<'_> {
+    /// Starts `system`, runs `spec` through it and stops it.
+    pub fn run(&self, system: System, spec: &Spec, round: usize) -> Result<RunResult> {
+        let mut running = self.bench.start(system, self.origin.address, spec.memory)?;
+        self.warm(&running)?;
+        let result = self.measure(&running, spec, round);
+        if running.has_died() && system != System::Direct {
+            bail!("{system} died: {}", running.log());
+        }
+        result
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Relaxed)
+    }
+
+    /// A few exchanges before anything is measured: lazily built parts are not the load's.
+    fn warm(&self, running: &Running) -> Result<()> {
+        let shape = crate::shape::Shape { frames: 5, rate: 0.0, ..Default::default() };
+        let group = Group { lenient: running.system.lenient(), ..Group::new("warm", 4, shape) };
+        let client = Client::start(running.address, &[group], &self.bench.load_cores);
+        let deadline = clock::now() + 30_000_000_000;
+        while !client.is_done() && clock::now() < deadline && !self.is_interrupted() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        client.control.halt.store(true, Relaxed);
+        let stats = client.join();
+        let good: u64 = stats.iter().map(|group| group.requests).sum();
+        if good < 4 && !self.is_interrupted() {
+            let faults: Vec<_> =
+                stats.iter().map(|group| (&group.faults, &group.statuses)).collect();
+            bail!("{} does not relay: {faults:?} {}", running.system, running.log());
+        }
+        Ok(())
+    }
+
+    fn measure(&self, running: &Running, spec: &Spec, round: usize) -> Result<RunResult> {
+        let pids = running.pids();
+        let mut groups = spec.groups.clone();
+        groups.iter_mut().for_each(|group| group.lenient = running.system.lenient());
+        let capacity = spec.overload.map(|_| self.capacity(running, &groups)).transpose()?;
+        let offered = capacity.zip(spec.overload).map(|(capacity, times)| capacity * times);
+        if let Some(offered) = offered {
+            let streams: usize = groups.iter().map(|group| group.connections).sum();
+            let rate = offered / streams.max(1) as f64;
+            groups.iter_mut().for_each(|group| group.shape.rate = rate);
+        }
+        if spec.memory {
+            self.pause(300);
+        }
+        let mut memory = Vec::new();
+        self.remember(spec, &pids, &mut memory);
+        self.origin.shared.take_gone();
+        let start_at = self.set_start(spec, &mut groups);
+        let begun = clock::now();
+        let client = Client::start(running.address, &groups, &self.bench.load_cores);
+        let mut notes = Vec::new();
+        if !matches!(spec.window, Window::Count { .. }) {
+            self.await_live(&client, spec, &mut notes);
+        }
+        let ramp_seconds = (clock::now() - begun) as f64 / 1e9;
+        self.origin.shared.take_late();
+        let (from, to) = match spec.window {
+            Window::For(length) => self.steady_window(&client, &pids, spec.settle, length),
+            Window::Burst { limit } => self.burst_window(&client, &pids, start_at, limit),
+            Window::Count { least, limit } => {
+                self.count_window(&client, &pids, &groups, (least, limit))
+            }
+        };
+        self.remember(spec, &pids, &mut memory);
+        let late = self.origin.shared.take_late().map(Hist);
+        let stats = self.wind_up(client, spec);
+        if spec.memory {
+            self.pause(700);
+            self.remember(spec, &pids, &mut memory);
+        }
+        let mut result = RunResult {
+            scenario: spec.label.clone(),
+            system: Some(running.system),
+            round,
+            connections: groups.iter().map(|group| group.connections).sum(),
+            memory,
+            notes,
+            ramp_seconds,
+            capacity,
+            offered,
+            listed: running.listed_streams(),
+            origin_late: late.as_ref().and_then(Latency::brief),
+            ..RunResult::default()
+        };
+        self.fill(&mut result, &from, &to, spec, &groups, &stats);
+        Ok(result)
+    }
+
+    /// Frames a second through `running` with the same streams as fast as they go.
+    fn capacity(&self, running: &Running, groups: &[Group]) -> Result<f64> {
+        let mut groups = groups.to_vec();
+        groups.iter_mut().for_each(|group| group.shape.rate = 0.0);
+        let spec = Spec {
+            name: "capacity",
+            label: "capacity".into(),
+            groups,
+            settle: Duration::from_millis(300),
+            window: Window::For(Duration::from_secs(1)),
+            memory: false,
+            overload: None,
+        };
+        let result = self.measure(running, &spec, 0)?;
+        anyhow::ensure!(result.frames > 0, "no frame came through");
+        Ok(result.frame_rate())
+    }
+
+    fn pause(&self, millis: u64) {
+        clock::sleep_until(clock::now() + millis * 1_000_000, &|| self.is_interrupted());
+    }
+
+    fn remember(&self, spec: &Spec, pids: &[u32], memory: &mut Vec<Memory>) {
+        if spec.memory {
+            sample::shrink_slabs();
+            memory.push(Memory {
+                pss: sample::pss(pids),
+                kernel: sample::kernel(),
+                descriptors: sample::descriptors(pids),
+            });
+        }
+    }
+
+    /// All streams of a burst start at one time, once every connection has its answer's head.
+    fn set_start(&self, spec: &Spec, groups: &mut [Group]) -> u64 {
+        if !matches!(spec.window, Window::Burst { .. }) {
+            return 0;
+        }
+        let ramp = groups.iter().map(|group| group.ramp).max().unwrap_or_default();
+        let wait = ramp + Duration::from_millis(600);
+        let at = clock::now() + u64::try_from(wait.as_nanos()).unwrap_or(0);
+        groups.iter_mut().for_each(|group| group.shape.at = at);
+        at
+    }
+
+    fn await_live(&self, client: &Client, spec: &Spec, notes: &mut Vec<String>) {
+        let all = client.connections as u64;
+        let ramp = spec.groups.iter().map(|group| group.ramp).max().unwrap_or_default();
+        let limit = ramp + Duration::from_secs(15);
+        let deadline = clock::now() + u64::try_from(limit.as_nanos()).unwrap_or(0);
+        self.bar.set_length(all);
+        loop {
+            let live = client.control.live.load(Relaxed);
+            self.bar.set_position(live);
+            if live >= all || client.is_done() || self.is_interrupted() {
+                return;
+            }
+            if clock::now() > deadline {
+                notes.push(format!("{live} of {all} connections were live at the window's start"));
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn mark(&self, client: &Client, pids: &[u32]) -> Mark {
+        Mark {
+            sut: sample::cpu(pids),
+            client: client.cpu(),
+            origin: sample::threads(&self.origin.shared.threads()),
+            requests: self.origin.shared.requests.load(Relaxed),
+            cores: Cores::read(),
+            time: clock::now(),
+        }
+    }
+
+    fn steady_window(
+        &self,
+        client: &Client,
+        pids: &[u32],
+        settle: Duration,
+        length: Duration,
+    ) -> (Mark, Mark) {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(0);
+        clock::sleep_until(clock::now() + nanos(settle), &|| self.is_interrupted());
+        let from = self.mark(client, pids);
+        let end = from.time + nanos(length);
+        client.control.set_window(from.time, end);
+        self.bar.set_length(length.as_millis() as u64);
+        let shown = || {
+            self.bar.set_position(clock::now().saturating_sub(from.time) / 1_000_000);
+            self.is_interrupted()
+        };
+        if !clock::sleep_until(end, &shown) {
+            client.control.set_window(from.time, clock::now());
+        }
+        let to = self.mark(client, pids);
+        (from, to)
+    }
+
+    fn burst_window(
+        &self,
+        client: &Client,
+        pids: &[u32],
+        at: u64,
+        limit: Duration,
+    ) -> (Mark, Mark) {
+        client.control.set_window(at, u64::MAX);
+        clock::sleep_until(at.saturating_sub(3_000_000), &|| self.is_interrupted());
+        let mut from = self.mark(client, pids);
+        from.time = at;
+        let deadline = at + u64::try_from(limit.as_nanos()).unwrap_or(0);
+        while !client.is_done() && clock::now() < deadline && !self.is_interrupted() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        (from, self.mark(client, pids))
+    }
+
+    fn count_window(
+        &self,
+        client: &Client,
+        pids: &[u32],
+        groups: &[Group],
+        (least, limit): (Duration, Duration),
+    ) -> (Mark, Mark) {
+        let from = self.mark(client, pids);
+        client.control.set_window(from.time, u64::MAX);
+        let all: u64 = groups.iter().filter_map(|group| group.limit).sum();
+        let after = |time: Duration| from.time + u64::try_from(time.as_nanos()).unwrap_or(0);
+        let (soonest, deadline) = (after(least), after(limit));
+        self.bar.set_length(all);
+        loop {
+            let done = client.control.limited.load(Relaxed);
+            self.bar.set_position(done);
+            let now = clock::now();
+            if done >= all && now > soonest || now > deadline || self.is_interrupted() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        client.control.set_window(from.time, clock::now());
+        (from, self.mark(client, pids))
+    }
+
+    /// Lets what runs come to its end, within limits.
+    fn wind_up(&self, client: Client, spec: &Spec) -> Vec<GroupStats> {
+        client.control.finish.store(true, Relaxed);
+        if spec.groups.iter().any(|group| group.leave.is_some()) {
+            // Before the rest is ended, so that the last to leave are seen leaving.
+            self.pause(500);
+        }
+        self.origin.shared.finish_streams();
+        // Slow readers would take hours to their streams' ends.
+        let cut = spec.groups.iter().any(|group| group.cut);
+        let deadline = clock::now() + if cut { 0 } else { 8_000_000_000 };
+        while !client.is_done() && clock::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        client.control.halt.store(true, Relaxed);
+        client.join()
+    }
+
+    fn fill(
+        &self,
+        result: &mut RunResult,
+        from: &Mark,
+        to: &Mark,
+        spec: &Spec,
+        groups: &[Group],
+        stats: &[GroupStats],
+    ) {
+        let mut sum = GroupStats::default();
+        for (group, part) in groups.iter().zip(stats) {
+            result.by_group.insert(group.name.to_owned(), part.window_frames);
+            sum.merge(part.clone());
+        }
+        let burst = matches!(spec.window, Window::Burst { .. });
+        let end = if burst && sum.last_end > from.time { sum.last_end } else { to.time };
+        result.seconds = end.saturating_sub(from.time) as f64 / 1e9;
+        result.frames = sum.window_frames;
+        result.requests = sum.window_requests;
+        result.refused = sum.window_refused;
+        result.upstream_requests = to.requests - from.requests;
+        result.bytes = sum.window_bytes;
+        result.cpu = to.sut.since(from.sut);
+        result.client_cpu = to.client - from.client;
+        result.origin_cpu = to.origin - from.origin;
+        result.load_cores = to.cores.since(&from.cores, &self.bench.load_cores);
+        result.sut_cores = to.cores.since(&from.cores, &self.bench.sut_cores);
+        // The first group's latencies: in a mixture it is the one that has any meaning.
+        let first = stats.first().cloned().unwrap_or_default();
+        result.latency = Latency::of(&first.latency);
+        result.head = Latency::brief(&sum.head);
+        result.ramp_head = Latency::brief(&sum.ramp_head);
+        result.fairness = spec.overload.and_then(|_| fairness(&sum.each));
+        result.whole = Latency::brief(&sum.whole);
+        result.statuses = sum.statuses;
+        result.faults = sum.faults.iter().map(|(fault, n)| (fault.to_string(), *n)).collect();
+        if spec.groups.iter().any(|group| group.shape.failure != Failure::None) {
+            // Asked for; what the system makes of it is counted as refused.
+            result.faults.remove(&Fault::Unanswered.to_string());
+        }
+        self.disconnects(result, &sum.left);
+        // Not the kernel's ticks, which are too coarse for a burst.
+        let load = (result.client_cpu + result.origin_cpu) / 1e9 / result.seconds.max(1e-9);
+        let cores = self.bench.load_cores.len().max(1) as f64;
+        let full = result.load_cores.busy > 0.97;
+        if load / cores > 0.88 || full && load / cores > 0.6 {
+            result
+                .notes
+                .push("generator and origin were the bottleneck: their core was full".into());
+        } else if full {
+            result.notes.push("other processes kept the load's core busy".into());
+        }
+    }
+
+    fn disconnects(&self, result: &mut RunResult, left: &[(u32, u64)]) {
+        if left.is_empty() {
+            return;
+        }
+        let gone: BTreeMap<u32, u64> = self.origin.shared.take_gone().into_iter().collect();
+        let mut hist = Hist::default();
+        for (id, time) in left {
+            if let Some(seen) = gone.get(id) {
+                hist.record(seen.saturating_sub(*time));
+            }
+        }
+        result.left = left.len() as u64;
+        result.left_seen = hist.0.len();
+        result.disconnect = Latency::of(&hist);
+    }
+}
+
+/// What the least served tenth got, as a share of the mean.
+fn fairness(frames: &[u64]) -> Option<f64> {
+    let mut frames = frames.to_vec();
+    frames.sort_unstable();
+    let mean = frames.iter().sum::<u64>() as f64 / frames.len() as f64;
+    let least = &frames[..frames.len().div_ceil(10)];
+    let served = least.iter().sum::<u64>() as f64 / least.len() as f64;
+    (mean > 0.0).then(|| served / mean)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fairness;
+
+    #[test]
+    fn fairness_is_the_least_tenths_share() {
+        assert_eq!(fairness(&[5; 20]), Some(1.0));
+        let half: Vec<u64> = [vec![5; 2], vec![10; 9], vec![20; 9]].concat();
+        assert_eq!(fairness(&half), Some(5.0 / 14.0));
+        assert_eq!(fairness(&[0, 0]), None);
+        assert_eq!(fairness(&[]), None);
+    }
+}

@@ -1,0 +1,277 @@
+//! The scenarios and their numbers.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use crate::client::{Group, Reading};
+use crate::run::{Spec, Window};
+use crate::shape::{Failure, Shape};
+
+/// Numbers that scenarios share; each has defaults of its own for what is not given.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Numbers {
+    /// Streams at a time
+    #[arg(long, global = true)]
+    pub streams: Option<usize>,
+    /// Frames a second on each stream
+    #[arg(long, global = true)]
+    pub rate: Option<f64>,
+    /// Bytes of JSON in a frame
+    #[arg(long, global = true)]
+    pub size: Option<usize>,
+    /// Frames of each response, where it has an end
+    #[arg(long, global = true)]
+    pub frames: Option<u32>,
+    /// Seconds measured
+    #[arg(long, global = true)]
+    pub seconds: Option<f64>,
+}
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum Scenario {
+    /// Streams of a fixed rate: CPU per frame and latency
+    Steady,
+    /// Streams as fast as they go: frames a second
+    Burst,
+    /// Short responses one after another on kept connections: requests a second
+    Churn,
+    /// The same with a new connection for each request
+    ChurnNew,
+    /// Streams that are silent: memory of each
+    Idle,
+    /// Fast streams to readers of a byte a second: memory of each
+    Slow,
+    /// Clients that leave while frames come: when the upstream sees it
+    Disconnect,
+    /// Clients that leave while the stream is silent: when the upstream sees it
+    DisconnectSilent,
+    /// Steady, bursting, short and silent streams at once: latency of the steady ones
+    Mixed,
+    /// Half of the requests are answered 503 or not at all: what becomes of them
+    RetryStorm,
+    /// Twice the frames that can be carried: what suffers
+    Overload,
+    /// Steady streams beside short and aborted ones by the thousand: what is left behind
+    Soak,
+}
+
+/// All scenarios of a suite.
+pub const ALL: [Scenario; 12] = [
+    Scenario::Steady,
+    Scenario::Burst,
+    Scenario::Churn,
+    Scenario::ChurnNew,
+    Scenario::Idle,
+    Scenario::Slow,
+    Scenario::Disconnect,
+    Scenario::DisconnectSilent,
+    Scenario::Mixed,
+    Scenario::RetryStorm,
+    Scenario::Overload,
+    Scenario::Soak,
+];
+
+fn seconds(value: f64) -> Duration {
+    Duration::from_secs_f64(value.clamp(0.01, 86_400.0))
+}
+
+/// Opened at no more than 2500 a second: the ramp is not what is measured.
+fn ramp(streams: usize) -> Duration {
+    Duration::from_millis((streams as u64 * 2 / 5).clamp(20, 60_000))
+}
+
+fn ramped(count: usize, shape: Shape) -> Group {
+    Group { ramp: ramp(count), ..Group::new("streams", count, shape) }
+}
+
+/// One frame, then silence.
+fn silent(shape: &Shape) -> Shape {
+    Shape { frames: 1, rate: 0.0, hold: true, ..shape.clone() }
+}
+
+impl Scenario {
+    /// The scenario's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Steady => "steady",
+            Self::Burst => "burst",
+            Self::Churn => "churn",
+            Self::ChurnNew => "churn-new",
+            Self::Idle => "idle",
+            Self::Slow => "slow",
+            Self::Disconnect => "disconnect",
+            Self::DisconnectSilent => "disconnect-silent",
+            Self::Mixed => "mixed",
+            Self::RetryStorm => "retry-storm",
+            Self::Overload => "overload",
+            Self::Soak => "soak",
+        }
+    }
+
+    /// The scenario with `numbers` where given.
+    pub fn spec(self, numbers: &Numbers) -> Spec {
+        let streams = |usual| numbers.streams.unwrap_or(usual);
+        let rate = |usual| numbers.rate.unwrap_or(usual);
+        let frames = |usual| numbers.frames.unwrap_or(usual);
+        let size = numbers.size.unwrap_or(200);
+        let window = |usual| Window::For(seconds(numbers.seconds.unwrap_or(usual)));
+        let shape = Shape { size, ..Shape::default() };
+        let fast = Shape { rate: 0.0, ..shape.clone() };
+        let silent = silent(&shape);
+        let spec = |label: String, groups, window| Spec {
+            name: self.name(),
+            label: format!("{} {label}", self.name()),
+            groups,
+            settle: Duration::from_millis(700),
+            window,
+            memory: false,
+            overload: None,
+        };
+        match self {
+            Self::Steady => {
+                let (count, rate) = (streams(1000), rate(20.0));
+                let group = ramped(count, Shape { rate, ..shape });
+                spec(format!("{count}×{rate}/s×{size}B"), vec![group], window(4.0))
+            }
+            Self::Overload => {
+                let count = streams(200);
+                let group = Group { cut: true, ..ramped(count, fast) };
+                let spec = spec(format!("{count}×{size}B at twice"), vec![group], window(3.0));
+                Spec { memory: true, overload: Some(2.0), ..spec }
+            }
+            Self::Soak => Spec { memory: true, ..soak(numbers, shape, spec) },
+            Self::Burst => {
+                let (count, frames) = (streams(64), frames(20_000));
+                let group = ramped(count, Shape { frames, ..fast });
+                let limit = seconds(numbers.seconds.unwrap_or(30.0));
+                let label = format!("{count}×{frames}×{size}B");
+                spec(label, vec![group], Window::Burst { limit })
+            }
+            Self::Churn | Self::ChurnNew => {
+                let (count, frames) = (streams(64), frames(10));
+                let fresh = self == Self::ChurnNew;
+                let shape = Shape { frames, ..fast };
+                let group = Group { again: true, fresh, ..ramped(count, shape) };
+                spec(format!("{count} at a time×{frames} frames"), vec![group], window(3.0))
+            }
+            Self::Idle => {
+                let count = streams(5000);
+                let group = ramped(count, silent);
+                Spec { memory: true, ..spec(format!("{count} streams"), vec![group], window(1.0)) }
+            }
+            Self::Slow => Spec { memory: true, ..slow(numbers, fast, spec) },
+            Self::Disconnect => {
+                leaving(streams(500), Shape { rate: rate(20.0), ..shape }, window(3.0), spec)
+            }
+            Self::DisconnectSilent => leaving(streams(500), silent, window(3.0), spec),
+            Self::Mixed => mixed(numbers, shape, spec),
+            Self::RetryStorm => retry_storm(numbers, fast, spec),
+        }
+    }
+}
+
+/// Builds a spec from its label, groups and window.
+trait Build: Fn(String, Vec<Group>, Window) -> Spec {}
+impl<F: Fn(String, Vec<Group>, Window) -> Spec> Build for F {}
+
+fn slow(numbers: &Numbers, fast: Shape, spec: impl Build) -> Spec {
+    let count = numbers.streams.unwrap_or(64);
+    let reading = Reading::Slow { bytes_per_second: 1, receive_buffer: 16 << 10 };
+    let group = Group { reading, cut: true, ..ramped(count, fast) };
+    let window = Window::For(seconds(numbers.seconds.unwrap_or(3.0)));
+    spec(format!("{count} readers of 1 B/s"), vec![group], window)
+}
+
+/// Every client leaves half a second to one and a half after its first frame, and comes back.
+fn leaving(count: usize, shape: Shape, window: Window, spec: impl Build) -> Spec {
+    let leave = Some((Duration::from_millis(500), Duration::from_millis(1500)));
+    let group = Group { leave, again: true, ..ramped(count, shape) };
+    spec(format!("{count} streams"), vec![group], window)
+}
+
+fn mixed(numbers: &Numbers, shape: Shape, spec: impl Build) -> Spec {
+    let count = numbers.streams.unwrap_or(500);
+    let steady = Shape { rate: numbers.rate.unwrap_or(20.0), ..shape.clone() };
+    let again = |name, at_once, frames| Group {
+        again: true,
+        ..Group::new(name, at_once, Shape { frames, rate: 0.0, ..shape.clone() })
+    };
+    let groups = vec![
+        Group { name: "steady", ..ramped(count, steady) },
+        Group { name: "idle", ..ramped(count, silent(&shape)) },
+        again("short", 4, 10),
+        again("burst", 2, 2000),
+    ];
+    let window = Window::For(seconds(numbers.seconds.unwrap_or(4.0)));
+    spec(format!("{count} steady + {count} silent + 2 bursting + 4 short"), groups, window)
+}
+
+fn retry_storm(numbers: &Numbers, fast: Shape, spec: impl Build) -> Spec {
+    let count = numbers.streams.unwrap_or(64);
+    let group = |name, failure| {
+        let shape = Shape { frames: 10, fail_share: 50, failure, ..fast.clone() };
+        Group { name, again: true, ..ramped(count / 2, shape) }
+    };
+    let groups = vec![group("503", Failure::Unavailable), group("closed", Failure::Close)];
+    let window = Window::For(seconds(numbers.seconds.unwrap_or(3.0)));
+    spec(format!("{count} at a time, half fail"), groups, window)
+}
+
+/// Steady streams all along; beside them a hundred short streams for each of `--streams`, and ten
+/// that are left within 20 ms of their first frame.
+fn soak(numbers: &Numbers, shape: Shape, spec: impl Build) -> Spec {
+    let count = numbers.streams.unwrap_or(1000);
+    let rate = numbers.rate.unwrap_or(20.0);
+    let short = Shape { frames: numbers.frames.unwrap_or(10), rate: 0.0, ..shape.clone() };
+    let begun = Shape { rate: 100.0, ..shape.clone() };
+    let steady = Shape { rate, ..shape };
+    let steady = Group { ramp: ramp(count / 5), ..Group::new("steady", count / 5, steady) };
+    let again = |name, at_once, shape| Group { again: true, ..Group::new(name, at_once, shape) };
+    let (shorts, aborts) = (count as u64 * 100, count as u64 * 10);
+    let kept = Group { limit: Some(shorts / 2), ..again("short", 16, short.clone()) };
+    let fresh = Group { limit: Some(shorts - shorts / 2), ..again("short, new", 16, short) };
+    let leave = Some((Duration::ZERO, Duration::from_millis(20)));
+    let aborted = Group { limit: Some(aborts), leave, ..again("aborted", 32, begun) };
+    let groups = vec![steady, kept, Group { fresh: true, ..fresh }, aborted];
+    let least = seconds(numbers.seconds.unwrap_or(30.0));
+    let limit = least + Duration::from_secs(120);
+    spec(format!("{shorts} short, {aborts} aborted"), groups, Window::Count { least, limit })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scenario_has_a_name_figures_and_a_load() {
+        let numbers = Numbers { streams: Some(10), ..Numbers::default() };
+        for scenario in ALL {
+            let spec = scenario.spec(&numbers);
+            assert!(spec.label.starts_with(scenario.name()), "{}", spec.label);
+            assert!(!crate::summary::metrics(&spec.label).is_empty());
+            assert!(spec.groups.iter().all(|group| group.connections > 0), "{}", spec.label);
+        }
+    }
+
+    #[test]
+    fn the_numbers_given_are_used() {
+        let numbers = Numbers {
+            streams: Some(7),
+            rate: Some(3.0),
+            size: Some(500),
+            frames: Some(9),
+            seconds: Some(0.5),
+        };
+        let steady = Scenario::Steady.spec(&numbers);
+        let shape = &steady.groups[0].shape;
+        assert_eq!((steady.groups[0].connections, shape.size), (7, 500));
+        assert!((shape.rate - 3.0).abs() < f64::EPSILON);
+        assert_eq!(steady.window, Window::For(Duration::from_millis(500)));
+        assert_eq!(Scenario::Churn.spec(&numbers).groups[0].shape.frames, 9);
+        let soak = Scenario::Soak.spec(&numbers);
+        let limits: u64 = soak.groups.iter().filter_map(|group| group.limit).sum();
+        assert_eq!(limits, 770);
+    }
+}

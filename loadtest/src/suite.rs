@@ -1,0 +1,212 @@
+//! Several systems in one run: interleaved, repeated.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use indicatif::ProgressStyle;
+use serde::{Deserialize, Serialize};
+
+use crate::machine::Machine;
+use crate::result::RunResult;
+use crate::run::{Spec, Stage};
+use crate::scenario::{Numbers, Scenario};
+use crate::systems::System;
+
+/// All that was found, as it is kept.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Findings {
+    /// Where.
+    pub machine: Machine,
+    /// Every run.
+    pub results: Vec<RunResult>,
+    /// Runs that did not come about.
+    pub failures: Vec<String>,
+}
+
+/// Who takes part in a scenario, of the systems there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// All that relay as fast as the generator.
+    All,
+    /// The same without what shows nothing new there: no relay at all, the second I/O back ends.
+    Relays,
+    /// The relay, the proxies that come closest and the pump.
+    Closest,
+    /// Loads that a gateway in Python can carry.
+    Light,
+    /// Whoever is asked for.
+    Given,
+}
+
+impl Field {
+    /// Whether `system` takes part.
+    pub fn holds(self, system: System) -> bool {
+        let second = matches!(system, System::Direct | System::PumpEpoll | System::MillstreamEpoll);
+        let closest = matches!(
+            system,
+            System::PumpUring | System::Millstream | System::Nginx | System::Haproxy
+        );
+        match self {
+            Self::All => system != System::Litellm,
+            Self::Relays => system != System::Litellm && !second,
+            Self::Closest => closest,
+            Self::Light => closest || system == System::Litellm,
+            Self::Given => true,
+        }
+    }
+}
+
+/// A scenario and how often it is run through each system.
+pub struct Item {
+    /// The scenario.
+    pub spec: Spec,
+    /// Rounds.
+    pub rounds: usize,
+    /// Who takes part.
+    pub field: Field,
+}
+
+fn item(scenario: Scenario, rounds: usize, field: Field, numbers: Numbers) -> Item {
+    Item { spec: scenario.spec(&numbers), rounds, field }
+}
+
+/// The usual suite: about ten minutes, or less than two if `quick`.
+pub fn usual(quick: bool, rounds: Option<usize>) -> Vec<Item> {
+    let n = |usual| rounds.unwrap_or(usual);
+    let none = Numbers::default;
+    let brief = |seconds| Numbers { seconds: Some(seconds), ..Numbers::default() };
+    let with = |streams, seconds| Numbers { streams: Some(streams), ..brief(seconds) };
+    if quick {
+        return vec![
+            item(Scenario::Steady, n(1), Field::All, brief(1.5)),
+            item(Scenario::Burst, n(1), Field::All, none()),
+            item(Scenario::Churn, n(1), Field::Relays, brief(1.0)),
+            item(Scenario::ChurnNew, n(1), Field::Relays, brief(1.0)),
+            item(Scenario::Idle, n(1), Field::Relays, with(2000, 0.2)),
+            item(Scenario::Disconnect, n(1), Field::Closest, with(200, 1.5)),
+        ];
+    }
+    let many = Numbers { rate: Some(4.0), ..with(5000, 2.5) };
+    let few = Numbers { rate: Some(10.0), ..with(20, 3.0) };
+    vec![
+        item(Scenario::Steady, n(3), Field::All, brief(2.5)),
+        item(Scenario::Steady, n(3), Field::Relays, many),
+        item(Scenario::Burst, n(5), Field::All, none()),
+        item(Scenario::Churn, n(3), Field::Relays, brief(1.5)),
+        item(Scenario::ChurnNew, n(3), Field::Relays, brief(1.0)),
+        item(Scenario::Idle, n(1), Field::All, brief(0.5)),
+        item(Scenario::Slow, n(1), Field::Relays, brief(2.0)),
+        item(Scenario::Disconnect, n(1), Field::Relays, brief(2.0)),
+        item(Scenario::DisconnectSilent, n(1), Field::Relays, brief(2.0)),
+        item(Scenario::Mixed, n(1), Field::Relays, brief(2.0)),
+        item(Scenario::RetryStorm, n(1), Field::Relays, brief(1.5)),
+        item(Scenario::Overload, n(1), Field::Relays, brief(2.0)),
+        item(Scenario::Soak, n(1), Field::Closest, brief(10.0)),
+        item(Scenario::Steady, n(1), Field::Light, few),
+        item(Scenario::Churn, n(1), Field::Light, with(4, 2.0)),
+        item(Scenario::Idle, n(1), Field::Light, with(100, 0.5)),
+    ]
+}
+
+impl Findings {
+    /// Runs every item, round by round, through every system in turn; the order turns with the
+    /// round, so that nobody is always first. Ctrl-C ends it early with what there is.
+    pub fn gather(stage: &Stage<'_>, systems: &[System], items: &[Item]) -> Self {
+        let machine = Machine::describe(stage.bench, systems);
+        let present: Vec<System> =
+            systems.iter().copied().filter(|system| !machine.missing.contains(system)).collect();
+        let mut findings = Self { machine, ..Self::default() };
+        if let Ok(style) = ProgressStyle::with_template("{elapsed} {msg} [{bar:30}] {pos}/{len}") {
+            stage.bar.set_style(style);
+        }
+        stage.bar.enable_steady_tick(Duration::from_millis(500));
+        for item in items {
+            let present: Vec<System> =
+                present.iter().copied().filter(|system| item.field.holds(*system)).collect();
+            for round in 0..item.rounds {
+                for turn in 0..present.len() {
+                    let system = present[(turn + round) % present.len()];
+                    if stage.interrupted.load(Relaxed) {
+                        stage.bar.finish_and_clear();
+                        return findings;
+                    }
+                    let of = format!("{}/{}", round + 1, item.rounds);
+                    stage.bar.set_message(format!("{}, {system}, round {of}", item.spec.label));
+                    if turn == 0 && stage.bar.is_hidden() {
+                        eprintln!("{}, round {of}", item.spec.label);
+                    }
+                    match stage.run(system, &item.spec, round) {
+                        Ok(result) => findings.results.push(result),
+                        Err(error) => {
+                            let what = format!("{}: {system}: {error:#}", item.spec.label);
+                            stage.bar.println(&what);
+                            findings.failures.push(what);
+                        }
+                    }
+                }
+            }
+        }
+        stage.bar.finish_and_clear();
+        findings
+    }
+
+    /// Writes the findings as JSON, a line for each run.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut text = format!("{{\n\"machine\": {}", serde_json::to_string(&self.machine)?);
+        text += &format!(",\n\"failures\": {}", serde_json::to_string(&self.failures)?);
+        let lines: Result<Vec<String>, _> =
+            self.results.iter().map(serde_json::to_string).collect();
+        text += &format!(",\n\"results\": [\n{}\n]}}\n", lines?.join(",\n"));
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Reads them back.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path);
+        let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is not ours", path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::result::Latency;
+
+    #[test]
+    fn findings_come_back_as_they_were_kept() {
+        let latency =
+            Latency { p50: 0.123_456_789, curve: vec![(50.0, 2.0)], ..Latency::default() };
+        let run = RunResult {
+            scenario: "steady".into(),
+            system: Some(System::Nginx),
+            frames: 7,
+            latency: Some(latency),
+            ..RunResult::default()
+        };
+        let failures = vec!["a \"word\"".to_owned()];
+        let kept = Findings { results: vec![run.clone(), run], failures, ..Findings::default() };
+        let path = std::env::temp_dir().join(format!("findings-{}.json", std::process::id()));
+        kept.save(&path).expect("written");
+        let back = Findings::load(&path);
+        fs::remove_file(&path).expect("there");
+        let back = back.expect("read");
+        assert_eq!(back.failures, kept.failures);
+        assert_eq!((back.results.len(), back.results[1].frames), (2, 7));
+        assert_eq!(back.results[0].system, Some(System::Nginx));
+        let latency = back.results[0].latency.as_ref().expect("there");
+        assert!((latency.p50 - 0.12346).abs() < 1e-9 && latency.curve == [(50.0, 2.0)]);
+    }
+
+    #[test]
+    fn slow_gateways_get_light_loads_only() {
+        for item in usual(false, None).iter().chain(&usual(true, None)) {
+            let streams: usize = item.spec.groups.iter().map(|group| group.connections).sum();
+            assert!(!item.field.holds(System::Litellm) || streams <= 100, "{}", item.spec.label);
+            assert!(item.field.holds(System::Millstream) && item.rounds > 0);
+        }
+    }
+}

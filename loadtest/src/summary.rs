@@ -1,0 +1,255 @@
+//! Medians and ratios over rounds.
+
+use crate::result::RunResult;
+use crate::systems::System;
+
+/// One figure of a scenario.
+#[derive(Clone, Copy)]
+pub struct Metric {
+    /// Its column's title.
+    pub title: &'static str,
+    /// Its digits after the point.
+    pub digits: usize,
+    value: fn(&RunResult) -> Option<f64>,
+    /// Ratios to the peers are shown.
+    pub headline: bool,
+}
+
+/// The peers that ratios are taken to.
+pub const BASES: [System; 3] = [System::PumpUring, System::Nginx, System::Haproxy];
+
+const fn metric(
+    title: &'static str,
+    digits: usize,
+    value: fn(&RunResult) -> Option<f64>,
+) -> Metric {
+    Metric { title, digits, value, headline: false }
+}
+
+const fn headline(
+    title: &'static str,
+    digits: usize,
+    value: fn(&RunResult) -> Option<f64>,
+) -> Metric {
+    Metric { title, digits, value, headline: true }
+}
+
+fn a_frame(result: &RunResult, nanos: f64) -> Option<f64> {
+    (result.frames > 0 && nanos > 0.0).then(|| nanos / result.frames as f64 / 1e3)
+}
+
+fn user(result: &RunResult) -> Option<f64> {
+    result.cpu_per_frame().map(|_| result.cpu.user / result.frames as f64 / 1e3)
+}
+
+fn a_request(result: &RunResult) -> Option<f64> {
+    let requests = result.requests + result.refused;
+    (requests > 0 && result.cpu.total() > 0.0).then(|| result.cpu.total() / requests as f64 / 1e3)
+}
+
+fn mib(result: &RunResult, at: usize) -> Option<f64> {
+    result.memory.get(at).map(|memory| memory.pss / 1048576.0).filter(|mib| *mib > 0.0)
+}
+
+fn descriptors(result: &RunResult, at: usize) -> Option<f64> {
+    result.memory.get(at).map(|memory| memory.descriptors as f64).filter(|count| *count > 0.0)
+}
+
+fn share(part: u64, of: u64) -> Option<f64> {
+    (of > 0).then(|| 100.0 * part as f64 / of as f64)
+}
+
+const CPU: Metric = headline("CPU µs/frame", 2, RunResult::cpu_per_frame);
+const USER: Metric = metric("user", 2, user);
+const FRAMES: Metric = metric("frames/s", 0, |r| Some(r.frame_rate()));
+const P50: Metric = metric("p50 ms", 2, |r| r.latency.as_ref().map(|l| l.p50));
+const P99: Metric = metric("p99 ms", 2, |r| r.latency.as_ref().map(|l| l.p99));
+const P999: Metric = metric("p99.9 ms", 2, |r| r.latency.as_ref().map(|l| l.p999));
+const BEFORE: Metric = metric("PSS MiB before", 1, |r| mib(r, 0));
+const WITH: Metric = metric("with", 1, |r| mib(r, 1));
+const AFTER: Metric = metric("after", 1, |r| mib(r, 2));
+
+const STEADY: &[Metric] = &[
+    CPU,
+    USER,
+    FRAMES,
+    P50,
+    P99,
+    P999,
+    metric("ramp head p99 ms", 2, |r| r.ramp_head.as_ref().map(|l| l.p99)),
+];
+const BURST: &[Metric] = &[
+    headline("M frames/s", 2, |r| Some(r.frame_rate() / 1e6)),
+    headline("CPU µs/frame", 3, RunResult::cpu_per_frame),
+    metric("user", 3, user),
+    metric("MB/s", 0, |r| Some(r.bytes as f64 / 1e6 / r.seconds.max(1e-9))),
+];
+const CHURN: &[Metric] = &[
+    headline("requests/s", 0, |r| Some(r.request_rate())),
+    headline("CPU µs/request", 1, a_request),
+    metric("p50 ms", 2, |r| r.whole.as_ref().map(|l| l.p50)),
+    metric("p99 ms", 2, |r| r.whole.as_ref().map(|l| l.p99)),
+];
+const RETRY: &[Metric] = &[
+    metric("good/s", 0, |r| Some(r.request_rate())),
+    metric("good %", 1, |r| share(r.requests, r.requests + r.refused)),
+    headline("CPU µs/request", 1, a_request),
+    metric("upstream requests each", 2, |r| {
+        share(r.upstream_requests, r.requests + r.refused).map(|share| share / 100.0)
+    }),
+    metric("p50 ms", 2, |r| r.whole.as_ref().map(|l| l.p50)),
+    metric("p99 ms", 2, |r| r.whole.as_ref().map(|l| l.p99)),
+];
+const MEMORY: &[Metric] = &[
+    headline("PSS B/stream", 0, RunResult::pss_each),
+    metric("sockets B/stream", 0, RunResult::sockets_each),
+    metric("TCP buffers B/stream", 0, RunResult::tcp_each),
+    BEFORE,
+    WITH,
+    AFTER,
+];
+const SLOW: &[Metric] = &[
+    headline("PSS B/stream", 0, RunResult::pss_each),
+    metric("TCP buffers B/stream", 0, RunResult::tcp_each),
+    BEFORE,
+    WITH,
+    AFTER,
+];
+const DISCONNECT: &[Metric] = &[
+    headline("p50 ms", 2, |r| r.disconnect.as_ref().map(|l| l.p50)),
+    metric("p99 ms", 2, |r| r.disconnect.as_ref().map(|l| l.p99)),
+    metric("max ms", 2, |r| r.disconnect.as_ref().map(|l| l.max)),
+    metric("left", 0, |r| Some(r.left as f64)),
+    metric("seen %", 1, |r| share(r.left_seen, r.left)),
+];
+const OVERLOAD: &[Metric] = &[
+    metric("offered k/s", 0, |r| r.offered.map(|offered| offered / 1e3)),
+    metric("carried k/s", 0, |r| Some(r.frame_rate() / 1e3)),
+    metric("of capacity %", 0, |r| r.capacity.map(|most| 100.0 * r.frame_rate() / most)),
+    metric("least tenth %", 0, |r| r.fairness.map(|share| 100.0 * share)),
+    metric("CPU µs/frame", 3, RunResult::cpu_per_frame),
+    P50,
+    metric("max ms", 0, |r| r.latency.as_ref().map(|l| l.max)),
+    BEFORE,
+    WITH,
+    AFTER,
+];
+const SOAK: &[Metric] = &[
+    CPU,
+    P50,
+    P99,
+    metric("seconds", 1, |r| Some(r.seconds)),
+    metric("short", 0, |r| Some(r.requests as f64)),
+    metric("left", 0, |r| Some(r.left as f64)),
+    metric("seen %", 1, |r| share(r.left_seen, r.left)),
+    metric("fds before", 0, |r| descriptors(r, 0)),
+    metric("with", 0, |r| descriptors(r, 1)),
+    metric("after", 0, |r| descriptors(r, 2)),
+    metric("/streams after", 0, |r| r.listed.map(|listed| listed as f64)),
+    BEFORE,
+    WITH,
+    AFTER,
+];
+
+/// The figures of the scenario with this name or label.
+pub fn metrics(scenario: &str) -> Vec<Metric> {
+    let kind = scenario.split(' ').next().unwrap_or_default();
+    let own = match kind {
+        "burst" => BURST,
+        "churn" | "churn-new" => CHURN,
+        "retry-storm" => RETRY,
+        "idle" => MEMORY,
+        "slow" => SLOW,
+        "disconnect" | "disconnect-silent" => DISCONNECT,
+        "overload" => OVERLOAD,
+        "soak" => SOAK,
+        _ => STEADY,
+    };
+    own.to_vec()
+}
+
+/// The figures that tell how far a run can be trusted.
+pub const TRUST: [Metric; 3] = [
+    metric("load µs/frame", 2, |r| a_frame(r, r.client_cpu + r.origin_cpu)),
+    metric("load core %", 0, |r| Some(100.0 * r.load_cores.busy)),
+    metric("steal %", 1, |r| Some(100.0 * f64::max(r.load_cores.steal, r.sut_cores.steal))),
+];
+
+impl Metric {
+    /// Its value in one run.
+    pub fn of(&self, result: &RunResult) -> Option<f64> {
+        (self.value)(result)
+    }
+
+    /// Its median over runs.
+    pub fn median<'a>(&self, results: impl Iterator<Item = &'a RunResult>) -> Option<f64> {
+        median(results.filter_map(|result| self.of(result)).collect())
+    }
+
+    /// The median over rounds of the ratio to `base` in the same round.
+    pub fn ratio(&self, of: &[&RunResult], base: &[&RunResult]) -> Option<f64> {
+        let ratios = of.iter().filter_map(|result| {
+            let other = base.iter().find(|other| other.round == result.round)?;
+            let (value, other) = (self.of(result)?, self.of(other)?);
+            (other > 0.0).then_some(value / other)
+        });
+        median(ratios.collect())
+    }
+}
+
+/// The middle value, or the mean of the two.
+pub fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let half = values.len() / 2;
+    match values.len() {
+        0 => None,
+        n if n % 2 == 1 => Some(values[half]),
+        _ => Some(f64::midpoint(values[half - 1], values[half])),
+    }
+}
+
+/// The scenarios of `results`, in their order.
+pub fn scenarios(results: &[RunResult]) -> Vec<&str> {
+    let mut seen = Vec::new();
+    for result in results {
+        if !seen.contains(&result.scenario.as_str()) {
+            seen.push(result.scenario.as_str());
+        }
+    }
+    seen
+}
+
+/// The results of one scenario by system, systems in their own order.
+pub fn by_system<'a>(
+    results: &'a [RunResult],
+    scenario: &str,
+) -> Vec<(System, Vec<&'a RunResult>)> {
+    let mut rows: Vec<(System, Vec<&RunResult>)> = Vec::new();
+    for result in results.iter().filter(|result| result.scenario == scenario) {
+        let Some(system) = result.system else { continue };
+        match rows.iter_mut().find(|row| row.0 == system) {
+            Some(row) => row.1.push(result),
+            None => rows.push((system, vec![result])),
+        }
+    }
+    rows.sort_by_key(|row| row.0);
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_and_ratios_are_by_round() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(median(vec![]), None);
+        let run = |round, frames| RunResult { round, frames, seconds: 1.0, ..RunResult::default() };
+        let (mine, other) = ([run(0, 10), run(1, 40), run(2, 90)], [run(1, 20), run(0, 10)]);
+        let rate = FRAMES;
+        let mine: Vec<_> = mine.iter().collect();
+        assert_eq!(rate.median(mine.iter().copied()), Some(40.0));
+        assert_eq!(rate.ratio(&mine, &other.iter().collect::<Vec<_>>()), Some(1.5));
+    }
+}

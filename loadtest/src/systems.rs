@@ -1,0 +1,315 @@
+//! The systems under test: started, pinned, found ready, stopped.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, Serialize};
+
+use crate::{cores, sample};
+
+/// What a load can be put through.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum System {
+    /// Nothing: the client speaks to the origin.
+    Direct,
+    /// This crate's pump over epoll.
+    PumpEpoll,
+    /// This crate's pump over io_uring.
+    PumpUring,
+    /// Millstream on io_uring.
+    Millstream,
+    /// Millstream on epoll.
+    MillstreamEpoll,
+    /// nginx.
+    Nginx,
+    /// HAProxy.
+    Haproxy,
+    /// Envoy.
+    Envoy,
+    /// Caddy.
+    Caddy,
+    /// LiteLLM's proxy.
+    Litellm,
+}
+
+impl fmt::Display for System {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Self::Direct => "direct",
+            Self::PumpEpoll => "pump-epoll",
+            Self::PumpUring => "pump-uring",
+            Self::Millstream => "millstream",
+            Self::MillstreamEpoll => "millstream-epoll",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+            Self::Envoy => "envoy",
+            Self::Caddy => "caddy",
+            Self::Litellm => "litellm",
+        })
+    }
+}
+
+/// Where programs are found and how they are run.
+#[derive(Clone, Debug)]
+pub struct Bench {
+    /// The relay's release binary.
+    pub millstream: PathBuf,
+    /// More flags for the relay.
+    pub millstream_flags: Vec<String>,
+    /// Looked into before PATH.
+    pub tools: Vec<PathBuf>,
+    /// The cores of the system under test.
+    pub sut_cores: Vec<usize>,
+    /// The cores of origin and generator.
+    pub load_cores: Vec<usize>,
+}
+
+/// A running system.
+#[derive(Debug)]
+pub struct Running {
+    /// Which.
+    pub system: System,
+    /// Where clients go.
+    pub address: SocketAddr,
+    /// The relay's admin listener, where it was asked for.
+    admin: Option<SocketAddr>,
+    child: Option<Child>,
+    dir: Option<PathBuf>,
+}
+
+impl System {
+    /// Whether frames come out written anew.
+    pub fn lenient(self) -> bool {
+        self == Self::Litellm
+    }
+
+    fn program(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+            Self::Envoy => "envoy",
+            Self::Caddy => "caddy",
+            Self::Litellm => "litellm",
+            _ => "",
+        }
+    }
+
+    fn config(self) -> Option<(&'static str, &'static str)> {
+        Some(match self {
+            Self::Nginx => ("nginx.conf", include_str!("../peers/nginx.conf")),
+            Self::Haproxy => ("haproxy.cfg", include_str!("../peers/haproxy.cfg")),
+            Self::Envoy => ("envoy.yaml", include_str!("../peers/envoy.yaml")),
+            Self::Caddy => ("Caddyfile", include_str!("../peers/Caddyfile")),
+            Self::Litellm => ("litellm.yaml", include_str!("../peers/litellm.yaml")),
+            _ => return None,
+        })
+    }
+}
+
+impl Bench {
+    /// The program of `system`, or nothing where it is not installed.
+    pub fn find(&self, system: System) -> Option<PathBuf> {
+        match system {
+            System::Direct => Some(PathBuf::new()),
+            System::PumpEpoll | System::PumpUring => std::env::current_exe().ok(),
+            System::Millstream | System::MillstreamEpoll => {
+                self.millstream.is_file().then(|| self.millstream.clone())
+            }
+            _ => {
+                let path = std::env::var_os("PATH").unwrap_or_default();
+                let places = self.tools.iter().cloned().chain(std::env::split_paths(&path));
+                let more = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
+                let mut named = places.chain(more).map(|dir| dir.join(system.program()));
+                named.find(|file| file.is_file())
+            }
+        }
+    }
+
+    /// The version that `system` says it has.
+    pub fn version(&self, system: System) -> Option<String> {
+        let program = self.find(system)?;
+        let flag = match system {
+            System::Direct | System::PumpEpoll | System::PumpUring => return None,
+            System::Nginx | System::Haproxy => "-v",
+            System::Caddy => "version",
+            _ => "--version",
+        };
+        let output = Command::new(program).arg(flag).stdin(Stdio::null()).output().ok()?;
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
+        // Without its place on this machine.
+        Some(line.split_once("version: ").map_or(line, |(_, version)| version).to_owned())
+    }
+
+    /// Starts `system` in front of `upstream` and waits until it accepts; with the relay's
+    /// `admin` listener or without.
+    pub fn start(&self, system: System, upstream: SocketAddr, admin: bool) -> Result<Running> {
+        if system == System::Direct {
+            return Ok(Running { system, address: upstream, admin: None, child: None, dir: None });
+        }
+        let program = self.find(system).with_context(|| format!("{system} is not installed"))?;
+        let address = free_port()?;
+        let dir = std::env::temp_dir().join(format!(
+            "loadtest-{}-{}",
+            std::process::id(),
+            address.port()
+        ));
+        fs::create_dir_all(&dir).context("a directory for the run")?;
+        let mut command = Command::new(program);
+        self.arguments(system, &mut command, address, upstream, &dir)?;
+        let relay = matches!(system, System::Millstream | System::MillstreamEpoll);
+        let admin = (admin && relay).then(free_port).transpose()?;
+        if relay {
+            let at = admin.map_or_else(|| "off".into(), |admin| admin.to_string());
+            command.args(["--admin", &at]).args(&self.millstream_flags);
+        }
+        let log = File::create(dir.join("output.log"))?;
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let child = cores::on(&self.sut_cores, || command.spawn());
+        let child = child.with_context(|| format!("cannot start {system}"))?;
+        let mut running = Running { system, address, admin, child: Some(child), dir: Some(dir) };
+        running.await_ready()?;
+        Ok(running)
+    }
+
+    fn arguments(
+        &self,
+        system: System,
+        command: &mut Command,
+        address: SocketAddr,
+        upstream: SocketAddr,
+        dir: &Path,
+    ) -> Result<()> {
+        let (listen, up) = (address.to_string(), upstream.to_string());
+        let mut config = PathBuf::new();
+        if let Some((name, text)) = system.config() {
+            config = dir.join(name);
+            let text = text.replace("{{dir}}", &dir.to_string_lossy());
+            let text = text.replace("{{listen}}", &listen).replace("{{upstream}}", &up);
+            let text = text.replace("{{listen_host}}", &address.ip().to_string());
+            let text = text.replace("{{listen_port}}", &address.port().to_string());
+            let text = text.replace("{{upstream_host}}", &upstream.ip().to_string());
+            fs::write(&config, text.replace("{{upstream_port}}", &upstream.port().to_string()))?;
+        }
+        let workers = self.sut_cores.len().max(1).to_string();
+        match system {
+            System::Direct => {}
+            System::PumpEpoll | System::PumpUring => {
+                let kind = if system == System::PumpUring { "uring" } else { "epoll" };
+                command.args(["pump", "--kind", kind, "--listen", &listen, "--upstream", &up]);
+            }
+            System::Millstream | System::MillstreamEpoll => {
+                let io = if system == System::Millstream { "uring" } else { "epoll" };
+                let upstream = format!("http://{up}");
+                command.args(["serve", "--listen", &listen, "--upstream", &upstream, "--io", io]);
+                command.args(["--workers", &workers, "--access-log", "off"]);
+                command.args(["--max-streams", "9000"]);
+            }
+            System::Nginx => drop(command.arg("-p").arg(dir).arg("-c").arg(config)),
+            System::Haproxy => drop(command.args(["-db", "-f"]).arg(config)),
+            System::Envoy => {
+                command.arg("-c").arg(config).args(["--concurrency", &workers]);
+                command.args(["-l", "error", "--use-dynamic-base-id"]);
+            }
+            System::Caddy => {
+                command.args(["run", "--adapter", "caddyfile", "--config"]).arg(config);
+                command.env("HOME", dir).env("XDG_DATA_HOME", dir).env("XDG_CONFIG_HOME", dir);
+            }
+            System::Litellm => {
+                command.arg("--config").arg(config).args(["--host", "127.0.0.1", "--port"]);
+                command.arg(address.port().to_string()).env("LITELLM_LOG", "ERROR");
+                // It does not start without one; the clients send it.
+                command.env("LITELLM_MASTER_KEY", "sk-loadtest");
+                command.env("LITELLM_LOCAL_MODEL_COST_MAP", "True").env("NO_DOCS", "True");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A port of 127.0.0.1 that nobody has just now.
+fn free_port() -> Result<SocketAddr> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).context("a free port")?;
+    Ok(listener.local_addr()?)
+}
+
+impl Running {
+    fn await_ready(&mut self) -> Result<()> {
+        let limit = if self.system == System::Litellm { 90 } else { 20 };
+        let deadline = Instant::now() + Duration::from_secs(limit);
+        while TcpStream::connect(self.address).is_err() {
+            let ended = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+            if ended.is_some() || Instant::now() > deadline {
+                bail!("{} does not start: {}", self.system, self.log());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// The last of what it printed.
+    pub fn log(&self) -> String {
+        let file = self.dir.as_ref().map(|dir| dir.join("output.log"));
+        let text = file.and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().rev().take(8).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
+    }
+
+    /// How many streams the relay's `/streams` lists.
+    pub fn listed_streams(&self) -> Option<usize> {
+        let mut socket = TcpStream::connect(self.admin?).ok()?;
+        socket.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        socket
+            .write_all(b"GET /streams HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n")
+            .ok()?;
+        let mut answer = Vec::new();
+        // A read that fails for a connection kept open still leaves what came.
+        let _ = socket.read_to_end(&mut answer);
+        let text = String::from_utf8(answer).ok()?;
+        let list: Vec<serde_json::Value> =
+            serde_json::from_str(&text[text.find("\r\n\r\n")?..]).ok()?;
+        Some(list.len())
+    }
+
+    /// Its processes.
+    pub fn pids(&self) -> Vec<u32> {
+        self.child.as_ref().map_or_else(Vec::new, |child| sample::tree(child.id()))
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_died(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| !matches!(child.try_wait(), Ok(None)))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let pids = self.pids();
+        if let Some(mut child) = self.child.take() {
+            let kill = |pid: &u32, signal| {
+                let pid = i32::try_from(*pid).ok().and_then(Pid::from_raw);
+                pid.map(|pid| kill_process(pid, signal))
+            };
+            // Below first: a master would start its worker anew or leave it behind.
+            for pid in &pids {
+                let _ = kill(pid, Signal::KILL);
+            }
+            let _ = child.wait();
+        }
+        if let Some(dir) = self.dir.take() {
+            let _ = fs::remove_dir_all(dir);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Every scenario, small, through real sockets: with no relay and through the pumps.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use loadtest::suite::Findings;
+use loadtest::systems::System;
+
+/// The pumps that can be: containers often forbid io_uring.
+fn systems() -> Vec<System> {
+    let ring = io_uring::IoUring::<io_uring::squeue::Entry>::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .build(8)
+        .is_ok();
+    let all = [System::Direct, System::PumpEpoll, System::PumpUring];
+    all.into_iter().filter(|system| ring || *system != System::PumpUring).collect()
+}
+
+fn names(systems: &[System]) -> String {
+    systems.iter().map(System::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn place(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("loadtest-{name}-{}.json", std::process::id()))
+}
+
+fn run(name: &str, arguments: &[&str]) -> Findings {
+    let json = place(name);
+    let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
+        .args(arguments)
+        .args(["--system", &names(&systems()), "--json"])
+        .arg(&json)
+        .stdin(Stdio::null())
+        .output()
+        .expect("started");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let findings = Findings::load(&json).expect("written");
+    std::fs::remove_file(json).expect("there");
+    assert!(findings.failures.is_empty(), "{:?}", findings.failures);
+    assert_eq!(findings.results.len(), systems().len());
+    for result in &findings.results {
+        assert!(result.faults.is_empty(), "{:?}: {:?}", result.system, result.faults);
+    }
+    findings
+}
+
+#[test]
+fn a_burst_comes_through_whole() {
+    let findings = run("burst", &["burst", "--streams", "4", "--frames", "3000"]);
+    for result in &findings.results {
+        assert_eq!((result.frames, result.requests), (12_000, 4), "{:?}", result.system);
+        assert!(result.bytes >= 12_000 * 208);
+    }
+}
+
+#[test]
+fn steady_streams_and_short_ones() {
+    for result in run("steady", &["steady", "--streams", "10", "--seconds", "0.3"]).results {
+        assert!(result.frames > 0 && result.latency.is_some(), "{:?}", result.system);
+        assert!(result.ramp_head.is_some_and(|head| head.count == 10));
+    }
+    for scenario in ["churn", "churn-new"] {
+        for result in run(scenario, &[scenario, "--streams", "4", "--seconds", "0.2"]).results {
+            assert!(result.requests > 0 && result.refused == 0, "{:?}", result.system);
+        }
+    }
+}
+
+#[test]
+fn silent_and_slow_streams_have_their_memory_read() {
+    for scenario in ["idle", "slow"] {
+        for result in run(scenario, &[scenario, "--streams", "8", "--seconds", "0.2"]).results {
+            assert_eq!((result.memory.len(), result.connections), (3, 8));
+            assert!(result.notes.iter().all(|note| !note.contains("live")), "{:?}", result.notes);
+            let reads = result.memory[0].pss > 0.0;
+            assert_eq!(reads, result.system != Some(System::Direct));
+        }
+    }
+}
+
+#[test]
+fn who_leaves_is_seen_leaving() {
+    for scenario in ["disconnect", "disconnect-silent"] {
+        for result in run(scenario, &[scenario, "--streams", "10", "--seconds", "1.5"]).results {
+            assert!(result.left > 0, "{:?}", result.system);
+            assert!(result.left_seen * 10 >= result.left * 9, "{:?}", result.system);
+        }
+    }
+}
+
+#[test]
+fn failures_asked_for_are_no_faults() {
+    for result in run("retry", &["retry-storm", "--streams", "8", "--seconds", "0.3"]).results {
+        assert!(result.requests > 0 && result.refused > 0, "{:?}", result.system);
+        assert!(result.statuses.contains_key(&503));
+    }
+}
+
+#[test]
+fn soak_counts_what_it_was_to_do_and_leaves_nothing() {
+    for result in run("soak", &["soak", "--streams", "10", "--seconds", "0.1"]).results {
+        assert!(result.requests >= 1000 && result.left >= 100, "{:?}", result.system);
+        let [before, _, after] = result.memory[..] else { panic!("memory is read thrice") };
+        assert_eq!(before.descriptors, after.descriptors, "{:?}", result.system);
+    }
+}
+
+#[test]
+fn mixtures_and_overload_run() {
+    for result in run("mixed", &["mixed", "--streams", "10", "--seconds", "0.2"]).results {
+        assert!(result.by_group.values().filter(|frames| **frames > 0).count() >= 3);
+    }
+    for result in run("overload", &["overload", "--streams", "4", "--seconds", "0.2"]).results {
+        assert!(result.capacity.is_some_and(|frames| frames > 0.0) && result.frames > 0);
+    }
+}
+
+#[test]
+fn an_interrupt_ends_it_with_what_there_is() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_loadtest"))
+        .args(["steady", "--streams", "5", "--seconds", "600", "--system", "direct"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("started");
+    let status = format!("/proc/{}/status", child.id());
+    let catches = || {
+        let text = std::fs::read_to_string(&status).expect("running");
+        let line = text.lines().find_map(|line| line.strip_prefix("SigCgt:")).expect("a line");
+        // SIGINT is the second, SIGTERM the fifteenth.
+        u64::from_str_radix(line.trim(), 16).expect("hex") & 0x4002 == 0x4002
+    };
+    while !catches() {
+        assert!(child.try_wait().expect("a child").is_none(), "it ended by itself");
+        std::thread::yield_now();
+    }
+    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::INT).expect("sent");
+    let output = child.wait_with_output().expect("ended");
+    assert!(output.status.success(), "{:?}", output.status);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("cores of"));
+}
