@@ -106,3 +106,6 @@ const _: () = assert!(CHUNK_LINE_BYTES_MAX < READ_BUFFER_BYTES, "a chunk line mu
 const _: () = assert!(PEEK_BODY_BYTES_MAX <= REPLAY_BODY_BYTES_MAX, "what is read must be kept");
 const _: () =
     assert!(CONNECT_TIMEOUT.as_millis() <= CONNECT_CHAIN_TIMEOUT.as_millis(), "one try must fit");
+
+/// Descriptors the kernel's table is made for at the start; 8 bytes each.
+pub const DESCRIPTOR_TABLE_MAX: u64 = 65_536;

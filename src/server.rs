@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::admin::{self, Admin};
 use crate::config::plan::{AccessLogTo, Plan};
+use crate::limits::DESCRIPTOR_TABLE_MAX;
 use crate::net::listener;
 use crate::net::resolver::Resolved;
 use crate::relay::CoreParts;
@@ -228,15 +229,29 @@ fn start_admin(
     Ok(addr)
 }
 
-/// The process's soft limit of descriptors, raised to the hard one where that is allowed.
+/// The process's soft limit of descriptors, raised to the hard one where that is allowed; to be
+/// called before any thread starts.
 pub fn raise_descriptor_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if setrlimit(Resource::Nofile, raised).is_ok() {
-        return limit.maximum.unwrap_or(u64::MAX);
+    let limit = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    let limit = limit.unwrap_or(u64::MAX);
+    grow_descriptor_table(limit);
+    limit
+}
+
+/// Grows the kernel's table of this process's descriptors, by using a high one once. Otherwise it
+/// doubles as streams come, and each time a process with threads waits for a grace period of the
+/// kernel: 8 to 15 ms for every stream of that core were seen.
+fn grow_descriptor_table(limit: u64) {
+    if let Some(highest) = limit.min(DESCRIPTOR_TABLE_MAX).checked_sub(1) {
+        // Where it fails the table grows by itself.
+        let _ = rustix::io::fcntl_dupfd_cloexec(io::stderr(), highest as i32);
     }
-    limit.current.unwrap_or(u64::MAX)
 }
 
 /// The CPUs this process may use, counted.
