@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::time::SystemTime;
 
 use super::Version;
-use super::head::{BodyFraming, RequestHead, ResponseHead, list};
+use super::head::{BodyFraming, Field, RequestHead, ResponseHead, list};
+use super::name::Name;
 
 /// How a request goes up.
 #[derive(Clone, Copy, Debug)]
@@ -45,49 +46,26 @@ pub struct ForwardResponse<'a> {
     pub received: SystemTime,
 }
 
-/// Fields that speak of one connection, or of framing, which is written afresh.
-fn is_hop_by_hop(name: &str) -> bool {
-    const NAMES: [&str; 12] = [
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "http2-settings",
-        "content-length",
-        "x-request-id",
-    ];
-    NAMES.iter().any(|hop| name.eq_ignore_ascii_case(hop))
+fn named_by_connection<'a>(fields: impl Iterator<Item = Field<'a>>) -> Vec<&'a [u8]> {
+    let connection = fields.filter(|field| field.known == Name::Connection);
+    connection.flat_map(|field| list(field.value)).filter(|item| !is_usual(item)).collect()
 }
 
-/// Fields that Connection may not name away: without them the message means something else.
-fn is_kept(name: &str) -> bool {
-    const NAMES: [&str; 8] = [
-        "authorization",
-        "cache-control",
-        "content-encoding",
-        "content-type",
-        "cookie",
-        "host",
-        "x-api-key",
-        "x-forwarded-for",
-    ];
-    NAMES.iter().any(|kept| name.eq_ignore_ascii_case(kept))
+/// Options that name no field.
+fn is_usual(option: &[u8]) -> bool {
+    option.eq_ignore_ascii_case(b"keep-alive") || option.eq_ignore_ascii_case(b"close")
 }
 
-fn named_by_connection<'a>(fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<&'a [u8]> {
-    fields
-        .filter(|(name, _)| name.eq_ignore_ascii_case("connection"))
-        .flat_map(|(_, value)| list(value))
-        .collect()
+/// Whether a field ends here: it speaks of the connection it came on, or was `named` as one that
+/// does.
+fn stays(field: &Field<'_>, named: &[&[u8]]) -> bool {
+    field.known.is_hop_by_hop()
+        || (named.iter().any(|name| field.name.eq_ignore_ascii_case(name))
+            && !field.known.is_kept())
 }
 
-fn put(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
+fn put(out: &mut Vec<u8>, name: impl AsRef<[u8]>, value: &[u8]) {
+    out.extend_from_slice(name.as_ref());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
@@ -110,25 +88,21 @@ pub fn encode_request(head: &RequestHead, forward: &ForwardRequest<'_>, out: &mu
     out.extend_from_slice(forward.target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     put(out, "Host", forward.authority.as_bytes());
-    let named = named_by_connection(head.fields());
+    let named = named_by_connection(head.entries());
     let mut forwarded_for = Vec::new();
     let mut via = Vec::new();
-    for (name, value) in head.fields() {
-        let is = |other: &str| name.eq_ignore_ascii_case(other);
-        let dropped = named.iter().any(|n| name.as_bytes().eq_ignore_ascii_case(n));
-        if is_hop_by_hop(name) || is("host") || (dropped && !is_kept(name)) {
+    for field in head.entries() {
+        if stays(&field, &named) {
             continue;
         }
-        if is("x-forwarded-for") {
-            join(&mut forwarded_for, value);
-        } else if is("via") {
-            join(&mut via, value);
-        } else if is("max-forwards") && counts_hops(head.method()) {
-            put_hops(out, name, value);
-        } else if is("expect") || (is("accept-encoding") && forward.identity) {
-            // Written below.
-        } else {
-            put(out, name, value);
+        match field.known {
+            // Written afresh.
+            Name::Host | Name::Expect => {}
+            Name::AcceptEncoding if forward.identity => {}
+            Name::XForwardedFor => join(&mut forwarded_for, field.value),
+            Name::Via => join(&mut via, field.value),
+            Name::MaxForwards if counts_hops(head.method()) => put_hops(out, &field),
+            _ => put(out, field.name, field.value),
         }
     }
     if forward.identity {
@@ -165,10 +139,10 @@ fn hops(value: &[u8]) -> Option<u32> {
     digits.then(|| std::str::from_utf8(value).ok()?.parse().ok()).map(|n| n.unwrap_or(u32::MAX))
 }
 
-fn put_hops(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    match hops(value) {
-        Some(hops) => put(out, name, hops.saturating_sub(1).to_string().as_bytes()),
-        None => put(out, name, value),
+fn put_hops(out: &mut Vec<u8>, field: &Field<'_>) {
+    match hops(field.value) {
+        Some(hops) => put(out, field.name, hops.saturating_sub(1).to_string().as_bytes()),
+        None => put(out, field.name, field.value),
     }
 }
 
@@ -187,22 +161,17 @@ fn join(list: &mut Vec<u8>, item: &[u8]) {
 /// Writes the head that goes downstream.
 pub fn encode_response(head: &ResponseHead, forward: &ForwardResponse<'_>, out: &mut Vec<u8>) {
     put_status(head.status(), head.reason(), out);
-    let named = named_by_connection(head.fields());
-    for (name, value) in head.fields() {
-        let is = |other: &str| name.eq_ignore_ascii_case(other);
-        let dropped = named.iter().any(|n| name.as_bytes().eq_ignore_ascii_case(n));
-        if is_hop_by_hop(name) || (dropped && !is_kept(name)) {
+    let named = named_by_connection(head.entries());
+    for field in head.entries() {
+        if stays(&field, &named) {
             continue;
         }
-        if forward.stream && (is("cache-control") || is("x-accel-buffering")) {
-            continue;
-        }
-        let without_charset =
-            forward.stream && is("content-type") && memchr::memchr(b'=', value).is_none();
-        if without_charset {
-            put(out, name, b"text/event-stream; charset=utf-8");
-        } else {
-            put(out, name, value);
+        match field.known {
+            Name::CacheControl | Name::XAccelBuffering if forward.stream => {}
+            Name::ContentType if forward.stream && memchr::memchr(b'=', field.value).is_none() => {
+                put(out, field.name, b"text/event-stream; charset=utf-8");
+            }
+            _ => put(out, field.name, field.value),
         }
     }
     if forward.stream {
@@ -230,11 +199,10 @@ pub fn encode_response(head: &ResponseHead, forward: &ForwardResponse<'_>, out: 
 /// Writes an interim response (1xx).
 pub fn encode_interim(head: &ResponseHead, out: &mut Vec<u8>) {
     put_status(head.status(), head.reason(), out);
-    let named = named_by_connection(head.fields());
-    for (name, value) in head.fields() {
-        let dropped = named.iter().any(|n| name.as_bytes().eq_ignore_ascii_case(n));
-        if !is_hop_by_hop(name) && (!dropped || is_kept(name)) {
-            put(out, name, value);
+    let named = named_by_connection(head.entries());
+    for field in head.entries() {
+        if !stays(&field, &named) {
+            put(out, field.name, field.value);
         }
     }
     out.extend_from_slice(b"\r\n");

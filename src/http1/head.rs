@@ -7,6 +7,7 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::name::Name;
 use super::{Status, Version};
 use crate::limits::{HEAD_BYTES_MAX, HEAD_FIELDS_MAX};
 
@@ -89,8 +90,20 @@ impl std::error::Error for HeadError {}
 
 #[derive(Clone, Debug)]
 struct FieldAt {
+    known: Name,
     name: Range<u16>,
     value: Range<u16>,
+}
+
+/// One field of a head.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Field<'a> {
+    /// Its name, where the relay deals with it.
+    pub known: Name,
+    /// Its name as sent.
+    pub name: &'a [u8],
+    /// Its value.
+    pub value: &'a [u8],
 }
 
 /// The fields of a head, over its own copy of the bytes.
@@ -110,6 +123,7 @@ fn range(whole: &[u8], part: &[u8]) -> Range<u16> {
 impl Fields {
     fn new(bytes: &[u8], parsed: &[httparse::Header<'_>]) -> Self {
         let at = parsed.iter().map(|field| FieldAt {
+            known: Name::of(field.name.as_bytes()),
             name: range(bytes, field.name.as_bytes()),
             value: range(bytes, field.value),
         });
@@ -124,21 +138,39 @@ impl Fields {
         std::str::from_utf8(self.slice(range)).unwrap_or_default()
     }
 
-    fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+    fn iter(&self) -> impl Iterator<Item = Field<'_>> {
+        self.at.iter().map(|field| Field {
+            known: field.known,
+            name: self.slice(&field.name),
+            value: self.slice(&field.value),
+        })
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.at.iter().map(|field| (self.text(&field.name), self.slice(&field.value)))
     }
 
-    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.iter().filter(move |(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+    fn all(&self, name: Name) -> impl Iterator<Item = &[u8]> {
+        let wanted = self.at.iter().filter(move |field| field.known == name);
+        wanted.map(|field| self.slice(&field.value))
+    }
+
+    fn first(&self, name: &str) -> Option<&[u8]> {
+        let known = Name::of(name.as_bytes());
+        if known != Name::Other {
+            return self.all(known).next();
+        }
+        let named = |field: &Field<'_>| field.name.eq_ignore_ascii_case(name.as_bytes());
+        self.iter().find(named).map(|field| field.value)
     }
 
     /// Whether a list field of this name has `token`.
-    fn has_token(&self, name: &str, token: &str) -> bool {
+    fn has_token(&self, name: Name, token: &str) -> bool {
         self.all(name).flat_map(list).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
     }
 
     fn content_length(&self) -> Result<Option<u64>, HeadError> {
-        let mut values = self.all("content-length");
+        let mut values = self.all(Name::ContentLength);
         let Some(value) = values.next() else {
             return Ok(None);
         };
@@ -154,7 +186,7 @@ impl Fields {
     /// `Ok(None)` where no field frames the body.
     fn framing(&self, version: Version) -> Result<Option<BodyFraming>, HeadError> {
         let length = self.content_length()?;
-        let mut fields = self.all("transfer-encoding").peekable();
+        let mut fields = self.all(Name::TransferEncoding).peekable();
         if fields.peek().is_none() {
             return Ok(length.map(BodyFraming::Length));
         }
@@ -183,9 +215,10 @@ impl Fields {
 
     fn keep_alive(&self, version: Version) -> bool {
         match version {
-            Version::Http11 => !self.has_token("connection", "close"),
+            Version::Http11 => !self.has_token(Name::Connection, "close"),
             Version::Http10 => {
-                self.has_token("connection", "keep-alive") && !self.has_token("connection", "close")
+                self.has_token(Name::Connection, "keep-alive")
+                    && !self.has_token(Name::Connection, "close")
             }
         }
     }
@@ -248,19 +281,18 @@ fn first_line_is_endless(buf: &[u8]) -> bool {
 
 /// Every line ends in CRLF, no CR or LF stands alone, no line is folded.
 fn check_lines(head: &[u8]) -> Result<(), HeadError> {
-    for at in memchr::memchr2_iter(b'\r', b'\n', head) {
-        let alone = match head[at] {
-            b'\r' => head.get(at + 1) != Some(&b'\n'),
-            _ => at == 0 || head[at - 1] != b'\r',
-        };
-        if alone {
+    let mut lines = 0;
+    for cr in memchr::memchr_iter(b'\r', head) {
+        if head.get(cr + 1) != Some(&b'\n') {
             return Err(HeadError::LineEnd);
         }
-        if head[at] == b'\n' && matches!(head.get(at + 1), Some(b' ' | b'\t')) {
+        if matches!(head.get(cr + 2), Some(b' ' | b'\t')) {
             return Err(HeadError::Folded);
         }
+        lines += 1;
     }
-    Ok(())
+    // Each CR has its LF; one more LF stands alone.
+    if memchr::memchr_iter(b'\n', head).count() == lines { Ok(()) } else { Err(HeadError::LineEnd) }
 }
 
 fn version(minor: Option<u8>) -> Version {
@@ -381,7 +413,7 @@ impl RequestHead {
     }
 
     fn check_host(&self) -> Result<(), HeadError> {
-        let mut hosts = self.fields.all("host");
+        let mut hosts = self.fields.all(Name::Host);
         let Some(host) = hosts.next() else {
             let needed = self.version == Version::Http11;
             return if needed { Err(HeadError::HostMissing) } else { Ok(()) };
@@ -397,6 +429,9 @@ impl RequestHead {
     /// Authority and the rest of a target in absolute form.
     fn absolute(&self) -> Option<(&str, &str)> {
         let target = self.target();
+        if target.starts_with('/') {
+            return None;
+        }
         let (scheme, rest) = target.split_once("://")?;
         if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
             return None;
@@ -442,12 +477,16 @@ impl RequestHead {
 
     /// The fields in order.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.fields.pairs()
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = Field<'_>> {
         self.fields.iter()
     }
 
     /// The first field of this name, whatever its case.
     pub fn field(&self, name: &str) -> Option<&[u8]> {
-        self.fields.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+        self.fields.first(name)
     }
 
     /// The host asked for; that of an absolute target wins (RFC 9112, section 3.2.2).
@@ -470,12 +509,12 @@ impl RequestHead {
 
     /// Whether it waits for `100 Continue`.
     pub fn expects_continue(&self) -> bool {
-        self.version == Version::Http11 && self.fields.has_token("expect", "100-continue")
+        self.version == Version::Http11 && self.fields.has_token(Name::Expect, "100-continue")
     }
 
     /// Whether it asks for an event stream by its Accept field.
     pub fn accepts_event_stream(&self) -> bool {
-        self.fields.all("accept").flat_map(list).any(is_event_stream)
+        self.fields.all(Name::Accept).flat_map(list).any(is_event_stream)
     }
 
     /// Its size in bytes.
@@ -507,12 +546,16 @@ impl ResponseHead {
 
     /// The fields in order.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.fields.pairs()
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = Field<'_>> {
         self.fields.iter()
     }
 
     /// The first field of this name, whatever its case.
     pub fn field(&self, name: &str) -> Option<&[u8]> {
-        self.fields.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+        self.fields.first(name)
     }
 
     /// How its body is delimited, as the answer to a request with `method` (RFC 9112,

@@ -7,6 +7,7 @@ pub mod body;
 pub mod chunked;
 pub mod forward;
 pub mod head;
+pub mod name;
 
 /// What a parser has, given the bytes so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
