@@ -150,7 +150,8 @@ impl Stage<'_> {
         let late = self.origin.shared.take_late().map(Hist);
         let stats = self.wind_up(client, spec);
         if spec.memory {
-            self.pause(700);
+            // What goes back does so within seconds, not at once.
+            self.pause(6000);
             self.remember(spec, &pids, &mut memory);
         }
         let mut result = RunResult {
