@@ -19,7 +19,7 @@ use std::ops::Range;
 use super::write_buffer::{LINE_BYTES_MAX, WriteBuffer};
 use crate::dialect::Dialect;
 use crate::http1::body::{BodyDecoder, BodyError, Step};
-use crate::http1::chunked::encode_chunk_line;
+use crate::http1::chunked::{encode_chunk_line, whole_chunk};
 use crate::limits::READ_BUFFER_BYTES;
 use crate::sse::BOM;
 use crate::sse::scanner::Scanner;
@@ -221,11 +221,11 @@ impl Stream {
     /// The body's framing is broken; what came before the fault is queued.
     pub fn received(&mut self, n: usize) -> Result<usize, BodyError> {
         let first = self.buffer.received(n);
-        let mut at = 0;
+        let mut at = self.take_whole_chunks(first);
         // Positions: the end of the last frame seen, and the last place between two chunks that
         // is also the end of a frame.
         let mut boundary = self.released;
-        let mut clean_to = None;
+        let mut clean_to = (at > 0).then_some(first + at as u64);
         let result = loop {
             // A body with a length is over with its last byte; only asking the decoder tells.
             if self.ended || (at == n && !self.decoder.is_done()) {
@@ -294,6 +294,37 @@ impl Stream {
         self.ended |= result.is_err();
         self.release(boundary, clean_to, first + n as u64);
         result
+    }
+
+    /// The usual shape of a stream, taken at a stroke: chunks that are all there, each of whole
+    /// frames, as many as follow each other. Returns the length of them all: 0 where the first has
+    /// another shape, or what came before leaves anything open.
+    fn take_whole_chunks(&mut self, first: u64) -> usize {
+        let between = self.decoder.at_boundary() && self.decoder.plain();
+        // The first bytes may be a byte order mark's.
+        let usual = self.clean && self.carried.bytes_in >= BOM.len() as u64;
+        if !(between && usual && self.pending.is_empty() && self.kept.is_none()) {
+            return 0;
+        }
+        let Some(events) = self.events.as_mut().filter(|events| events.scanner.at_boundary())
+        else {
+            return 0;
+        };
+        let bytes = self.buffer.fresh(first);
+        let mut at = 0;
+        while let Some((line, len)) = whole_chunk(&bytes[at..]) {
+            let payload = &bytes[at + line..at + line + len];
+            // From one boundary a blank line at the end leads to the next, whatever lies between.
+            if !(payload.ends_with(b"\n\n") || payload.ends_with(b"\r\n\r\n")) {
+                break;
+            }
+            let (frames, end) = events.take(payload);
+            debug_assert_eq!(end, len);
+            self.carried.frames += frames;
+            self.carried.bytes_in += len as u64;
+            at += line + len + 2;
+        }
+        at
     }
 
     /// Queues what may go out, and says what is still wanted of the bytes before `received`.
@@ -564,11 +595,12 @@ impl Events {
         let scan = self.scanner.scan(payload);
         if scan.frames > 0 {
             let start = if scan.last_continued { 0 } else { scan.last };
-            if !scan.last_continued {
-                self.prefix_len = 0;
-            }
-            self.keep_prefix(&payload[start..scan.end]);
-            let prefix = &self.prefix[..self.prefix_len];
+            let prefix = if scan.last_continued {
+                self.keep_prefix(&payload[start..scan.end]);
+                &self.prefix[..self.prefix_len]
+            } else {
+                &payload[start..scan.end.min(start + self.prefix.len())]
+            };
             if self.dialect == Dialect::Generic
                 && let Some(dialect) = Dialect::from_first_frame(prefix)
             {
@@ -580,7 +612,9 @@ impl Events {
             self.prefix_len = 0;
             self.overlong = false;
         }
-        self.keep_prefix(&payload[scan.end..]);
+        if scan.end < payload.len() {
+            self.keep_prefix(&payload[scan.end..]);
+        }
         (u64::from(scan.frames), scan.end)
     }
 

@@ -198,6 +198,27 @@ impl ChunkedDecoder {
     }
 }
 
+/// The lengths of the size line and of the payload of the chunk at the start of `buf`, where all of
+/// it is there, its framing is canonical, and it is not the last. `None` says nothing: the decoder
+/// tells.
+#[inline]
+pub fn whole_chunk(buf: &[u8]) -> Option<(usize, usize)> {
+    let mut size = 0;
+    for (digits, &byte) in buf.iter().take(PLAIN_DIGITS_MAX + 1).enumerate() {
+        match (byte as char).to_digit(16) {
+            Some(digit) if digits < PLAIN_DIGITS_MAX => size = size * 16 + digit as usize,
+            None if byte == b'\r' && size > 0 => {
+                let line = digits + 2;
+                let whole = buf.get(digits + 1) == Some(&b'\n')
+                    && buf.get(line + size..line + size + 2) == Some(b"\r\n");
+                return whole.then_some((line, size));
+            }
+            _ => return None,
+        }
+    }
+    None
+}
+
 /// RFC 9110, section 5.6.2.
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
