@@ -1,6 +1,6 @@
 //! The events that end a stream.
 
-use memchr::memrchr2;
+use memchr::{memchr2, memrchr2};
 
 use super::Dialect;
 use crate::sse::event::{Field, fields, skip_gap};
@@ -35,6 +35,9 @@ impl Dialect {
         }
         let frame = skip_gap(frame_prefix, false);
         let frame = &frame[..frame.len().min(Self::TERMINAL_PREFIX_BYTES)];
+        if is_ordinary(frame) {
+            return false;
+        }
         // A line that the prefix cuts off may go on, so only whole lines are compared as such.
         let whole = memrchr2(b'\n', b'\r', frame).map_or(0, |end| end + 1);
         fields(&frame[..whole]).any(|field| self.is_end_mark(&field))
@@ -61,6 +64,14 @@ impl Dialect {
             Self::Gemini | Self::DashScope | Self::Generic => false,
         }
     }
+}
+
+/// Whether a frame begins with one long line of JSON whose first member is neither `error` nor
+/// `type`: nearly all of a stream's frames do, and none of them is an end.
+#[inline]
+fn is_ordinary(frame: &[u8]) -> bool {
+    let member = frame.strip_prefix(b"data: {\"").unwrap_or_default();
+    !matches!(member.first(), None | Some(b'e' | b't')) && memchr2(b'\n', b'\r', member).is_none()
 }
 
 /// Whether JSON that begins with `text` is an object whose first member is an `error` that is not

@@ -72,6 +72,14 @@ struct Events {
     own_first: bool,
 }
 
+/// What a read has shown may go out. Positions.
+struct Sendable {
+    /// The end of the last frame seen.
+    boundary: u64,
+    /// The last place between two chunks that is also the end of a frame.
+    clean_to: Option<u64>,
+}
+
 /// See the module's description.
 #[derive(Debug)]
 pub struct Stream {
@@ -221,89 +229,103 @@ impl Stream {
     /// The body's framing is broken; what came before the fault is queued.
     pub fn received(&mut self, n: usize) -> Result<usize, BodyError> {
         let first = self.buffer.received(n);
-        let mut at = self.take_whole_chunks(first);
-        // Positions: the end of the last frame seen, and the last place between two chunks that
-        // is also the end of a frame.
-        let mut boundary = self.released;
-        let mut clean_to = (at > 0).then_some(first + at as u64);
+        let mut at = 0;
+        let mut sendable = Sendable { boundary: self.released, clean_to: None };
         let result = loop {
+            let whole = self.take_whole_chunks(first + at as u64);
+            if whole > 0 {
+                at += whole;
+                sendable.clean_to = Some(first + at as u64);
+            }
             // A body with a length is over with its last byte; only asking the decoder tells.
             if self.ended || (at == n && !self.decoder.is_done()) {
                 break Ok(n - at);
             }
-            let bytes = &self.buffer.fresh(first)[at..];
-            match self.decoder.step(bytes) {
+            match self.decoder.step(&self.buffer.fresh(first)[at..]) {
                 Ok(Step::Data(len)) => {
-                    let payload = first + at as u64;
-                    let scanned = match &mut self.events {
-                        Some(events) => {
-                            let (frames, end) = events.take(&bytes[..len]);
-                            self.carried.frames += frames;
-                            end
-                        }
-                        None => len,
-                    };
-                    if scanned > 0 {
-                        boundary = payload + scanned as u64;
-                    }
-                    if let Some(kept) = &mut self.kept
-                        && !kept.take(&bytes[..len])
-                    {
-                        self.kept = None;
-                    }
+                    let start = first + at as u64;
                     at += len;
-                    if self.pending.len() == PENDING_RANGES_MAX {
-                        // Positions mean nothing across a join: what may go out goes before it.
-                        if let Some(position) = clean_to.take() {
-                            self.release_clean(position);
-                        }
-                        self.release_to(boundary.min(payload));
-                        self.join_pending();
-                    }
-                    let before = self.carried.bytes_in;
-                    self.carried.bytes_in += len as u64;
-                    self.hold(payload..first + at as u64);
-                    if before < BOM.len() as u64 {
-                        self.drop_mark();
-                    }
+                    self.take_payload(start..first + at as u64, &mut sendable);
                 }
                 Ok(Step::Framing(len)) => {
                     at += len;
-                    let position = first + at as u64;
-                    if self.decoder.at_boundary() && self.at_frame_boundary() {
-                        if self.pending.is_empty() {
-                            self.released = position;
-                            self.clean = self.outgoing == Outgoing::Chunked;
-                        } else if self.clean && self.decoder.plain() {
-                            clean_to = Some(position);
-                            self.pending.clear();
-                        }
-                    }
-                    self.clean &= self.decoder.plain();
+                    self.take_framing(first + at as u64, &mut sendable);
                 }
                 Ok(Step::End(len)) => {
                     at += len;
                     self.ended = true;
                     // The last chunk is not part of a clean range: the end is ours to tell.
-                    boundary = first + at as u64;
+                    sendable.boundary = first + at as u64;
                 }
                 Ok(Step::NeedMore) => break Ok(0),
                 Err(error) => break Err(error),
             }
         };
         self.ended |= result.is_err();
-        self.release(boundary, clean_to, first + n as u64);
+        self.release(&sendable, first + n as u64);
         result
+    }
+
+    fn take_payload(&mut self, range: Range<u64>, sendable: &mut Sendable) {
+        let len = (range.end - range.start) as usize;
+        let bytes = &self.buffer.fresh(range.start)[..len];
+        let scanned = match &mut self.events {
+            Some(events) => {
+                let (frames, end) = events.take(bytes);
+                self.carried.frames += frames;
+                end
+            }
+            None => len,
+        };
+        if scanned > 0 {
+            sendable.boundary = range.start + scanned as u64;
+        }
+        if let Some(kept) = &mut self.kept
+            && !kept.take(bytes)
+        {
+            self.kept = None;
+        }
+        if self.pending.len() == PENDING_RANGES_MAX {
+            // Positions mean nothing across a join: what may go out goes before it.
+            if let Some(position) = sendable.clean_to.take() {
+                self.release_clean(position);
+            }
+            self.release_to(sendable.boundary.min(range.start));
+            self.join_pending();
+        }
+        let before = self.carried.bytes_in;
+        self.carried.bytes_in += len as u64;
+        self.hold(range);
+        if before < BOM.len() as u64 {
+            self.drop_mark();
+        }
+    }
+
+    /// Takes framing that ends at `position`.
+    fn take_framing(&mut self, position: u64, sendable: &mut Sendable) {
+        if self.decoder.at_boundary() && self.at_frame_boundary() {
+            if self.pending.is_empty() {
+                self.released = position;
+                self.clean = self.outgoing == Outgoing::Chunked;
+            } else if self.clean && self.decoder.plain() {
+                sendable.clean_to = Some(position);
+                self.pending.clear();
+            }
+        }
+        self.clean &= self.decoder.plain();
     }
 
     /// The usual shape of a stream, taken at a stroke: chunks that are all there, each of whole
     /// frames, as many as follow each other. Returns the length of them all: 0 where the first has
     /// another shape, or what came before leaves anything open.
+    #[inline]
     fn take_whole_chunks(&mut self, first: u64) -> usize {
-        let between = self.decoder.at_boundary() && self.decoder.plain();
+        if !self.decoder.at_boundary() {
+            return 0;
+        }
         // The first bytes may be a byte order mark's.
         let usual = self.clean && self.carried.bytes_in >= BOM.len() as u64;
-        if !(between && usual && self.pending.is_empty() && self.kept.is_none()) {
+        if !(self.decoder.plain() && usual && self.pending.is_empty() && self.kept.is_none()) {
             return 0;
         }
         let Some(events) = self.events.as_mut().filter(|events| events.scanner.at_boundary())
@@ -328,11 +350,11 @@ impl Stream {
     }
 
     /// Queues what may go out, and says what is still wanted of the bytes before `received`.
-    fn release(&mut self, boundary: u64, clean_to: Option<u64>, received: u64) {
-        if let Some(position) = clean_to {
+    fn release(&mut self, sendable: &Sendable, received: u64) {
+        if let Some(position) = sendable.clean_to {
             self.release_clean(position);
         }
-        self.release_to(boundary);
+        self.release_to(sendable.boundary);
         // What stands between pieces of payload (chunk extensions) takes memory like them.
         let span = (received - self.held_from(received)) as usize;
         let too_long = self.held() > self.marks.frame_max
