@@ -86,12 +86,16 @@ impl Timers {
         self.blocked_since.get_or_insert(now);
     }
 
-    /// Reading was paused or resumed. A resumed upstream gets a fresh idle time.
-    pub fn set_paused(&mut self, now: Instant, paused: bool) {
-        if self.paused && !paused && self.last_read.is_some() {
+    /// Reading is paused or not. A resumed upstream gets a fresh idle time. True if that is new.
+    pub fn set_paused(&mut self, now: Instant, paused: bool) -> bool {
+        if self.paused == paused {
+            return false;
+        }
+        if !paused && self.last_read.is_some() {
             self.last_read = Some(now);
         }
         self.paused = paused;
+        true
     }
 
     /// The earliest deadline and what it means.

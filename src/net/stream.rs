@@ -2,10 +2,13 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::Duration;
 
 use monoio::net::UnixStream;
@@ -30,9 +33,17 @@ pub enum Peer {
 /// A connection's transport. (TLS becomes a second variant.)
 #[derive(Debug)]
 pub enum Transport {
-    /// Plain TCP. Of the driver we want readiness and nothing else, which is the same for every
-    /// socket; its `TcpStream` would keep 72 bytes of addresses with each.
-    Plain(Rc<UnixStream>),
+    /// Plain TCP.
+    Plain(Socket),
+}
+
+/// A descriptor that the driver watches. Of the driver we want readiness and nothing else, which
+/// is the same for every socket; its `TcpStream` would keep 72 bytes of addresses with each.
+#[derive(Debug)]
+pub struct Socket {
+    /// The descriptor of `watched`, at hand: looking it up there costs two cache misses a call.
+    fd: RawFd,
+    watched: Rc<UnixStream>,
 }
 
 impl Transport {
@@ -45,10 +56,11 @@ impl Transport {
     }
 
     fn from_fd(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self::Plain(Rc::new(UnixStream::from_std(fd.into())?)))
+        let watched = Rc::new(UnixStream::from_std(fd.into())?);
+        Ok(Self::Plain(Socket { fd: watched.as_raw_fd(), watched }))
     }
 
-    fn socket(&self) -> &UnixStream {
+    fn socket(&self) -> &Socket {
         match self {
             Self::Plain(socket) => socket,
         }
@@ -58,7 +70,7 @@ impl Transport {
     fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor is owned by the stream in `self`, which closes it no earlier
         // than when it is dropped, and the borrow cannot outlive `self`.
-        unsafe { BorrowedFd::borrow_raw(self.socket().as_raw_fd()) }
+        unsafe { BorrowedFd::borrow_raw(self.socket().fd) }
     }
 
     /// Receives what is there into `room`, never waiting. `Ok(None)`: nothing there yet;
@@ -126,17 +138,13 @@ impl Transport {
     /// # Errors
     /// The driver could not wait.
     pub fn readable(&self) -> impl Future<Output = io::Result<()>> + use<'_> {
-        self.socket().readable(false)
+        self.socket().watched.readable(false)
     }
 
     /// [`readable`](Self::readable) as a future that borrows nothing.
     fn standing(&self) -> Pin<Box<dyn Future<Output = io::Result<()>>>> {
-        match self {
-            Self::Plain(socket) => {
-                let socket = Rc::clone(socket);
-                Box::pin(async move { socket.readable(false).await })
-            }
-        }
+        let watched = Rc::clone(&self.socket().watched);
+        Box::pin(async move { watched.readable(false).await })
     }
 
     /// Waits until there is room to write, or a reset. May be dropped at any time.
@@ -144,7 +152,7 @@ impl Transport {
     /// # Errors
     /// The driver could not wait.
     pub fn writable(&self) -> impl Future<Output = io::Result<()>> + use<'_> {
-        self.socket().writable(false)
+        self.socket().watched.writable(false)
     }
 
     /// Tells the peer that nothing more comes (FIN).
@@ -174,18 +182,48 @@ impl Transport {
 
 /// A wait for one transport to become readable that stands through the phases of a connection:
 /// ending one wait and beginning the next would cost the driver a cancellation each time.
+///
+/// It is looked at on every wake of its task and nearly never over, so a bell tells whether
+/// looking is worth the cache misses.
 #[derive(Default)]
 pub struct Watch {
     armed: Option<Pin<Box<dyn Future<Output = io::Result<()>>>>>,
+    bell: Option<Arc<Bell>>,
+}
+
+/// Wakes a task, and leaves a mark that it was this that woke it.
+struct Bell {
+    rung: AtomicBool,
+    task: Waker,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rung.store(true, Relaxed);
+        self.task.wake_by_ref();
+    }
 }
 
 impl Watch {
     /// Ready when there may be something to read, a close or a reset. Always to be called with the
-    /// same transport.
+    /// same transport, by the same task.
     pub fn poll(&mut self, transport: &Transport, cx: &mut Context<'_>) -> Poll<()> {
-        let armed = self.armed.get_or_insert_with(|| transport.standing());
+        let bell = self.bell.get_or_insert_with(|| {
+            Arc::new(Bell { rung: AtomicBool::new(false), task: cx.waker().clone() })
+        });
+        let armed = match &mut self.armed {
+            Some(_) if !bell.rung.load(Relaxed) => return Poll::Pending,
+            Some(armed) => armed,
+            none => none.insert(transport.standing()),
+        };
+        bell.rung.store(false, Relaxed);
+        let waker = Waker::from(Arc::clone(bell));
         // That the driver could not wait shows when the socket is read.
-        let _ = ready!(armed.as_mut().poll(cx));
+        let _ = ready!(armed.as_mut().poll(&mut Context::from_waker(&waker)));
         self.armed = None;
         Poll::Ready(())
     }

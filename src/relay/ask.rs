@@ -108,7 +108,10 @@ impl Ask<'_> {
                 {
                     (downstream_stirred, ready) = (true, true);
                 }
-                ready |= self.registration.poll_deadline(Some(progress.deadline)).is_ready();
+                ready |= self
+                    .registration
+                    .poll_deadline(Some(progress.deadline), clock::now())
+                    .is_ready();
                 give_way.poll(ready, cx)
             })
             .await;

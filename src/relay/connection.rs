@@ -164,7 +164,7 @@ impl Connection {
             if stage == Stage::Ending || (idle && stage == Stage::Draining) {
                 return Poll::Ready(Input::Draining);
             }
-            if self.registration.poll_deadline(Some(deadline)).is_ready() {
+            if self.registration.poll_deadline(Some(deadline), clock::now()).is_ready() {
                 return Poll::Ready(Input::Late);
             }
             Poll::Pending
@@ -207,7 +207,7 @@ impl Connection {
                         if self.core.stage() == Stage::Ending {
                             return Poll::Ready(Err(Outcome::Drained));
                         }
-                        let late = self.registration.poll_deadline(Some(deadline));
+                        let late = self.registration.poll_deadline(Some(deadline), clock::now());
                         late.map(|()| Err(Outcome::ClientStalled))
                     })
                     .await?;

@@ -21,7 +21,6 @@ use std::time::Instant;
 use slab::Slab;
 
 use crate::balance::retry::RetryRule;
-use crate::clock;
 use crate::config::plan::{Endpoint, ExchangePlan};
 use crate::flow::deadlines::Deadlines;
 use crate::flow::stream::Marks;
@@ -239,7 +238,7 @@ impl Core {
             live: None,
         });
         self.metrics.connections_active.add(1);
-        Registration { core: Rc::clone(self), key }
+        Registration { core: Rc::clone(self), key, noted: Cell::new(None) }
     }
 
     /// The marks of every stream.
@@ -267,6 +266,8 @@ impl Core {
 pub struct Registration {
     core: Rc<Core>,
     key: usize,
+    /// Its deadline as the core knows it, or as it knew it until it was over.
+    noted: Cell<Option<Instant>>,
 }
 
 impl Registration {
@@ -277,20 +278,22 @@ impl Registration {
         }
     }
 
-    /// Ready once `deadline` is over; until then the connection's task is woken for it. A deadline
-    /// that moves on costs nothing until the old one comes, one that moves back is noted anew.
-    pub fn poll_deadline(&self, deadline: Option<Instant>) -> Poll<()> {
+    /// Ready once `deadline` is over at `now`; until then the connection's task is woken for it. A
+    /// deadline that moves on costs nothing until the old one comes, one that moves back is noted
+    /// anew.
+    pub fn poll_deadline(&self, deadline: Option<Instant>, now: Instant) -> Poll<()> {
         let Some(at) = deadline else { return Poll::Pending };
-        let mut connections = self.core.connections.borrow_mut();
-        let Some(connected) = connections.get_mut(self.key) else { return Poll::Pending };
-        if connected.deadline.is_some_and(|noted| noted <= at) {
-            return Poll::Pending;
-        }
-        if at <= clock::now() {
+        if at <= now {
             return Poll::Ready(());
         }
-        let before = connected.deadline.replace(at);
-        self.core.note_deadline(self.key, before, at);
+        if !self.noted.get().is_some_and(|noted| now < noted && noted <= at) {
+            let mut connections = self.core.connections.borrow_mut();
+            if let Some(connected) = connections.get_mut(self.key) {
+                let before = connected.deadline.replace(at);
+                self.core.note_deadline(self.key, before, at);
+                self.noted.set(Some(at));
+            }
+        }
         Poll::Pending
     }
 

@@ -64,16 +64,17 @@ impl Pump<'_> {
         // The wait for room is rare and long; the others are always there.
         let (mut readable, mut writable) = (pin!(None), None);
         let mut give_way = GiveWay::default();
+        let mut now = clock::now();
         loop {
-            let now = clock::now();
             if self.turn(now)? {
                 return Ok(());
             }
             self.stream.settle();
             // An upstream that is not read from is silent by our doing, whatever the reason.
             let paused = !self.stream.wants_more();
-            self.timers.set_paused(now, paused);
-            self.record.live.state.set(if paused { "paused" } else { "streaming" });
+            if self.timers.set_paused(now, paused) {
+                self.record.live.state.set(if paused { "paused" } else { "streaming" });
+            }
             let (upstream, downstream) = (self.upstream, self.downstream);
             let mut client_stirred = false;
             poll_fn(|cx| {
@@ -93,24 +94,24 @@ impl Pump<'_> {
                 if self.watching && self.watch.poll(downstream, cx).is_ready() {
                     (client_stirred, ready) = (true, true);
                 }
+                now = clock::now();
                 let deadline = self.timers.next().map(|(at, _)| at);
-                ready |= self.registration.poll_deadline(deadline).is_ready();
+                ready |= self.registration.poll_deadline(deadline, now).is_ready();
                 give_way.poll(ready, cx)
             })
             .await;
-            self.woke(client_stirred)?;
+            self.woke(client_stirred, now)?;
         }
     }
 
     /// Deals with what woke the pump, apart from bytes to move.
-    fn woke(&mut self, client_stirred: bool) -> Result<(), Failure> {
+    fn woke(&mut self, client_stirred: bool, now: Instant) -> Result<(), Failure> {
         if self.registration.core.stage() == Stage::Ending {
             return Err(failure(Outcome::Drained, "the relay is shutting down"));
         }
         if client_stirred {
             self.look_downstream()?;
         }
-        let now = clock::now();
         match self.timers.due(now) {
             None => Ok(()),
             // Bytes that arrived together with these deadlines are moved first: they push them

@@ -19,20 +19,21 @@ use crate::telemetry::log::AccessLine;
 use crate::telemetry::streams::StreamInfo;
 
 /// The part of the account that others may look at while the exchange runs.
+#[repr(C)] // what changes with every frame stands together, in few cache lines
 pub struct Live {
+    carried: Cell<Carried>,
+    last_frame: Cell<Option<Instant>>,
+    /// What it is doing.
+    pub state: Cell<&'static str>,
+    /// The dialect as known by now.
+    pub dialect: Cell<Dialect>,
+    worker: usize,
+    started: Instant,
     /// The request's id, the client's own or ours.
     pub request_id: Box<str>,
     client: SocketAddr,
     method: Box<str>,
     path: Box<str>,
-    worker: usize,
-    started: Instant,
-    /// What it is doing.
-    pub state: Cell<&'static str>,
-    /// The dialect as known by now.
-    pub dialect: Cell<Dialect>,
-    carried: Cell<Carried>,
-    last_frame: Cell<Option<Instant>>,
 }
 
 impl Live {
