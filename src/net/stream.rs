@@ -155,6 +155,12 @@ impl Transport {
         self.socket().watched.writable(false)
     }
 
+    /// [`writable`](Self::writable) as a future that borrows nothing.
+    pub fn room(&self) -> Pin<Box<dyn Future<Output = io::Result<()>>>> {
+        let watched = Rc::clone(&self.socket().watched);
+        Box::pin(async move { watched.writable(false).await })
+    }
+
     /// Tells the peer that nothing more comes (FIN).
     pub fn shutdown_write(&self) {
         let _ = rustix::net::shutdown(self.fd(), Shutdown::Write);

@@ -18,7 +18,6 @@ use crate::http1::head::{BodyFraming, RequestHead};
 use crate::limits::{CONNECT_CHAIN_TIMEOUT, PEEK_BODY_BYTES_MAX, REPLAY_BODY_BYTES_MAX};
 use crate::net::stream::Transport;
 use crate::outcome::Outcome;
-use crate::relay::Admission;
 use crate::upstream::connect;
 
 /// The attempt that was answered.
@@ -29,8 +28,6 @@ pub(super) struct Answered {
     pub answer: Answer,
     /// The whole request went up.
     pub uploaded: bool,
-    /// The exchange's place among the streams of its core.
-    pub admission: Admission,
 }
 
 /// An upstream connection while an exchange uses it.
@@ -56,7 +53,7 @@ impl Refusal {
 
 /// What the relay does not carry, by the head alone.
 fn check(connection: &Connection, head: &RequestHead) -> Result<(), Refusal> {
-    let core = &connection.core;
+    let core = connection.core();
     if head.method() == "CONNECT" {
         let message = "CONNECT is not carried: this relay is a gateway, not a tunnel";
         return Err(Refusal::new(501, Outcome::RequestRefused, message));
@@ -85,7 +82,7 @@ fn request_body(connection: &Connection, head: &RequestHead) -> Stream {
     let chunked = head.framing() == BodyFraming::Chunked;
     let outgoing = if chunked { Outgoing::Chunked } else { Outgoing::Plain };
     let mut body =
-        Stream::opaque(BodyDecoder::new(head.framing()), outgoing, connection.core.marks())
+        Stream::opaque(BodyDecoder::new(head.framing()), outgoing, connection.core().marks())
             .keeping(REPLAY_BODY_BYTES_MAX);
     // A length of 0 brings no byte that would tell its end.
     if body.nothing_to_come() {
@@ -103,7 +100,7 @@ fn wait_after(
 ) -> Option<Duration> {
     let after = answer.head.field("retry-after");
     let after = after.and_then(|value| retry_after(value, std::time::SystemTime::now()));
-    connection.core.retry.after_status(
+    connection.core().retry.after_status(
         answer.head.status(),
         after,
         record.attempts.get(),
@@ -119,10 +116,10 @@ pub(super) async fn answered(
     record: &Record,
 ) -> Result<Answered, Refusal> {
     check(connection, head)?;
-    let core = std::rc::Rc::clone(&connection.core);
-    let Some(admission) = core.admit() else {
+    let core = std::rc::Rc::clone(connection.core());
+    if !record.admit() {
         return Err(Refusal::new(503, Outcome::Overloaded, "the relay carries all it can"));
-    };
+    }
     let mut body = request_body(connection, head);
     let request = encode_upstream_head(connection, head, record).into_boxed_slice();
     body.begin(request.clone());
@@ -137,7 +134,7 @@ pub(super) async fn answered(
                 None => {
                     let uploaded = body.is_ended() && body.buffer().queued() == 0;
                     let upstream = lease.transport;
-                    return Ok(Answered { upstream, answer, uploaded, admission });
+                    return Ok(Answered { upstream, answer, uploaded });
                 }
             },
             Err(failure) => {
@@ -166,7 +163,7 @@ fn refusal(failure: &Failure, body: &Stream) -> Refusal {
 }
 
 fn encode_upstream_head(connection: &Connection, head: &RequestHead, record: &Record) -> Vec<u8> {
-    let endpoint = &connection.core.endpoint;
+    let endpoint = &connection.core().endpoint;
     let target = match head.path_and_query().as_ref() {
         "*" => "*".to_owned(),
         path => format!("{}{path}", endpoint.base_path),
@@ -212,7 +209,7 @@ async fn attempt(
     let lease = lease(connection, chain_deadline).await?;
     record.reused.set(lease.reused);
     record.live.state.set("waiting");
-    let core = std::rc::Rc::clone(&connection.core);
+    let core = std::rc::Rc::clone(connection.core());
     let mut ask = Ask {
         core: &core,
         registration: &connection.registration,
@@ -236,7 +233,7 @@ async fn attempt(
 
 /// A pooled connection, or a new one.
 async fn lease(connection: &mut Connection, chain_deadline: Instant) -> Result<Lease, Failure> {
-    let core = std::rc::Rc::clone(&connection.core);
+    let core = std::rc::Rc::clone(connection.core());
     let (pooled, dropped) = core.pool.lease(clock::now());
     core.note_pool(dropped);
     if let Some(transport) = pooled {

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::answer::{self, Own};
@@ -22,8 +22,6 @@ use crate::outcome::Outcome;
 
 /// A connection and what it holds between requests.
 pub struct Connection {
-    /// The core it belongs to.
-    pub core: Rc<Core>,
     /// The client's socket.
     pub transport: Transport,
     /// The client's address.
@@ -69,7 +67,7 @@ enum Input {
 pub fn serve(core: Rc<Core>, transport: Transport, peer: SocketAddr) -> impl Future<Output = ()> {
     let registration = core.register();
     let (watch, inbox, unsent) = (Watch::default(), Inbox::default(), Box::default());
-    let mut connection = Connection { core, transport, peer, watch, inbox, unsent, registration };
+    let mut connection = Connection { transport, peer, watch, inbox, unsent, registration };
     // Used where it was captured: an `async fn` would move it and keep the room of both places.
     async move { requests(&mut connection).await }
 }
@@ -101,16 +99,26 @@ async fn requests(connection: &mut Connection) {
 }
 
 impl Connection {
+    /// The core it belongs to.
+    pub fn core(&self) -> &Rc<Core> {
+        &self.registration.core
+    }
+
+    /// Ready when the client may have sent something, or left.
+    pub fn stirred(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.watch.poll(&self.transport, cx)
+    }
+
     /// Reads the next request's head.
     async fn next(&mut self, first: bool) -> Next {
-        let plan = &self.core.plan;
+        let plan = &self.core().plan;
         let (head_timeout, keep_alive) = (plan.head_timeout, plan.keep_alive_timeout);
         let mut begun: Option<Instant> = None;
         let waiting_since = clock::now();
         let mut searched = 0;
         // Nobody sends the next request before the answer is there, but for pipelining, and that
         // has been read.
-        let mut look = first || self.core.stage() != Stage::Serving;
+        let mut look = first || self.core().stage() != Stage::Serving;
         loop {
             if !self.inbox.is_empty() {
                 begun.get_or_insert_with(clock::now);
@@ -157,8 +165,8 @@ impl Connection {
     /// Waits for input; a connection that is `idle` between requests also ends at drain.
     async fn input(&mut self, deadline: Instant, idle: bool) -> Input {
         poll_fn(|cx| {
-            let stage = self.core.stage();
-            if self.watch.poll(&self.transport, cx).is_ready() {
+            let stage = self.core().stage();
+            if self.stirred(cx).is_ready() {
                 return Poll::Ready(Input::Readable);
             }
             if stage == Stage::Ending || (idle && stage == Stage::Draining) {
@@ -177,7 +185,7 @@ impl Connection {
         let own = Own { status, code, message, request_id: "-", close: true, head_only: false };
         let bytes = answer::encode(Dialect::Generic, &own);
         let outcome = if status == 408 { Outcome::RequestTimeout } else { Outcome::RequestRefused };
-        record::refused(&self.core, self.peer, status, outcome, message);
+        record::refused(self.core(), self.peer, status, outcome, message);
         log::debug!("{}: refused with {status}: {message}", self.peer);
         let _ = self.send_all(&bytes).await;
     }
@@ -198,13 +206,13 @@ impl Connection {
             match self.transport.try_send(bytes) {
                 Ok(Some(n)) => bytes = &bytes[n..],
                 Ok(None) => {
-                    let deadline = clock::now() + self.core.plan.write_timeout;
+                    let deadline = clock::now() + self.core().plan.write_timeout;
                     poll_fn(|cx| {
                         if poll_slot(writable.as_mut(), || self.transport.writable(), cx).is_ready()
                         {
                             return Poll::Ready(Ok(()));
                         }
-                        if self.core.stage() == Stage::Ending {
+                        if self.core().stage() == Stage::Ending {
                             return Poll::Ready(Err(Outcome::Drained));
                         }
                         let late = self.registration.poll_deadline(Some(deadline), clock::now());
@@ -225,7 +233,8 @@ impl Connection {
     /// The client left, or the drain's grace is over.
     pub async fn beside<F: Future>(&mut self, work: F) -> Result<F::Output, Failure> {
         let mut work = pin!(work);
-        let Self { core, transport, watch, inbox, .. } = self;
+        let Self { registration, transport, watch, inbox, .. } = self;
+        let core = &registration.core;
         let mut watching = true;
         poll_fn(|cx| {
             if let Poll::Ready(output) = work.as_mut().poll(cx) {

@@ -3,14 +3,13 @@
 //! What an exchange passes only once runs in futures of their own on the heap (`begin`,
 //! `cut`): a stream that waits for its next token keeps no memory for them.
 
-use super::Admission;
 use super::Stage;
 use super::answer::{self, Own};
 use super::ask::Answer;
 use super::attempt::{self, Answered, Refusal};
 use super::connection::{After, Connection};
 use super::inbox::Inbox;
-use super::pump::{Pump, send_queued};
+use super::pump::{Body, Pump, send_queued};
 use super::record::Record;
 use crate::clock;
 use crate::dialect::Dialect;
@@ -29,13 +28,10 @@ use crate::outcome::Outcome;
 /// A response whose head has gone down.
 struct Response {
     upstream: Transport,
-    stream: Stream,
-    timers: Timers,
+    body: Body,
     framing: Framing,
     /// The upstream sent more than its body.
     extra: bool,
-    /// The exchange's place among the streams of its core.
-    _admission: Admission,
 }
 
 /// What its framing allows at its end.
@@ -55,18 +51,13 @@ struct Framing {
 pub async fn run(connection: &mut Connection, head: Box<RequestHead>) -> After {
     let dialect = Dialect::from_request(head.path(), |name| head.field(name).is_some());
     let record =
-        Record::open(&connection.core, &connection.registration, connection.peer, &head, dialect);
+        Record::open(connection.core(), &connection.registration, connection.peer, &head, dialect);
     let (outcome, after) = match Box::pin(begin(connection, head, &record)).await {
         Ok(mut response) => {
-            let Connection { registration, transport, watch, inbox, .. } = &mut *connection;
             let mut pump = Pump {
-                registration,
+                connection,
                 upstream: &response.upstream,
-                downstream: transport,
-                watch,
-                inbox,
-                stream: &mut response.stream,
-                timers: &mut response.timers,
+                body: &mut response.body,
                 record: &record,
                 upstream_ready: false,
                 blocked: false,
@@ -102,7 +93,7 @@ async fn refuse(
     let keep = refusal.body_read
         && head.keep_alive()
         && head.version() == Version::Http11
-        && connection.core.stage() == Stage::Serving;
+        && connection.core().stage() == Stage::Serving;
     let own = Own {
         status: refusal.status,
         code: refusal.outcome.as_str(),
@@ -151,8 +142,8 @@ async fn begin(
         Ok(answered) => answered,
         Err(refusal) => return Err(refuse(connection, &head, record, refusal).await),
     };
-    let Answered { upstream, answer, uploaded, admission } = answered;
-    let core = std::rc::Rc::clone(&connection.core);
+    let Answered { upstream, answer, uploaded } = answered;
+    let core = std::rc::Rc::clone(connection.core());
     let now = clock::now();
     record.answered(now);
     let from = answer.head.framing(head.method());
@@ -174,8 +165,7 @@ async fn begin(
         to_close: shape.framing == BodyFraming::Close,
     };
     let timers = Timers::new(&core.timeouts, record.started(), clock::now(), events);
-    let mut response =
-        Response { upstream, stream, timers, framing, extra: false, _admission: admission };
+    let mut response = Response { upstream, body: Body { stream, timers }, framing, extra: false };
     match response.take(record, answer.rest) {
         Ok(()) => Ok(Box::new(response)),
         Err(failure) => Err(cut(connection, record, &mut response, failure).await),
@@ -185,10 +175,10 @@ async fn begin(
 impl Response {
     /// Takes the bytes that came with the head.
     fn take(&mut self, record: &Record, mut rest: Inbox) -> Result<(), Failure> {
-        let (now, stream) = (clock::now(), &mut self.stream);
+        let (now, Body { stream, timers }) = (clock::now(), &mut self.body);
         let mut result = Ok(());
         while !rest.is_empty() && !stream.is_ended() && result.is_ok() {
-            self.timers.read(now);
+            timers.read(now);
             match stream.receive_copy(rest.bytes()) {
                 Ok(taken) => rest.consume(taken),
                 Err(error) => {
@@ -213,8 +203,8 @@ impl Response {
 
 /// The whole body has gone down.
 fn finish(connection: &Connection, response: Box<Response>) -> (Outcome, After) {
-    let Response { upstream, stream, framing, extra, .. } = *response;
-    let core = &connection.core;
+    let Response { upstream, body: Body { stream, .. }, framing, extra } = *response;
+    let core = connection.core();
     if framing.reusable && !extra {
         core.note_pool(core.pool.give_back(upstream, clock::now()));
     }
@@ -232,7 +222,7 @@ async fn cut(
     failure: Failure,
 ) -> (Outcome, After) {
     response.upstream.shutdown();
-    tell(connection, record, &mut response.stream, &failure).await;
+    tell(connection, record, &mut response.body.stream, &failure).await;
     if response.framing.to_close {
         // Only a reset shows that a body without length or chunks was cut.
         connection.transport.reset();
@@ -249,9 +239,14 @@ fn response_stream(
 ) -> Stream {
     let decoder = BodyDecoder::new(from);
     if events {
-        Stream::events(decoder, shape.outgoing, connection.core.marks(), record.live.dialect.get())
+        Stream::events(
+            decoder,
+            shape.outgoing,
+            connection.core().marks(),
+            record.live.dialect.get(),
+        )
     } else {
-        Stream::opaque(decoder, shape.outgoing, connection.core.marks())
+        Stream::opaque(decoder, shape.outgoing, connection.core().marks())
     }
 }
 
@@ -297,7 +292,7 @@ async fn tell(connection: &Connection, record: &Record, stream: &mut Stream, fai
         dialect.error_frame(&text, &mut frame);
         told = stream.insert(&frame);
         if told {
-            connection.core.metrics.error_frames.inc();
+            connection.core().metrics.error_frames.inc();
         }
     }
     flush(connection, stream).await;
@@ -309,12 +304,12 @@ async fn tell(connection: &Connection, record: &Record, stream: &mut Stream, fai
 
 /// Sends what is queued, within the write timeout.
 async fn flush(connection: &Connection, stream: &mut Stream) {
-    let deadline = clock::now() + connection.core.plan.write_timeout;
+    let deadline = clock::now() + connection.core().plan.write_timeout;
     while stream.buffer().queued() > 0 && clock::now() < deadline {
         if send_queued(&connection.transport, stream).is_err() {
             return;
         }
-        if stream.buffer().queued() > 0 && connection.core.stage() != Stage::Ending {
+        if stream.buffer().queued() > 0 && connection.core().stage() != Stage::Ending {
             let left = deadline.saturating_duration_since(clock::now());
             let _ = monoio::time::timeout(left, connection.transport.writable()).await;
         } else {

@@ -11,8 +11,9 @@ use crate::net::stream::Transport;
 #[derive(Debug, Default)]
 pub struct Inbox {
     block: Option<Block>,
-    start: usize,
-    end: usize,
+    /// What is held of the block. A block has at most 64 KiB.
+    start: u32,
+    end: u32,
 }
 
 /// What a read brought.
@@ -31,7 +32,9 @@ pub enum Filled {
 impl Inbox {
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        self.block.as_ref().map_or(&[], |block| &block.bytes()[self.start..self.end])
+        self.block
+            .as_ref()
+            .map_or(&[], |block| &block.bytes()[self.start as usize..self.end as usize])
     }
 
     /// Whether there are none.
@@ -41,7 +44,7 @@ impl Inbox {
 
     /// Takes `n` bytes away; memory goes back with the last.
     pub fn consume(&mut self, n: usize) {
-        self.start = (self.start + n).min(self.end);
+        self.start += (n as u32).min(self.end - self.start);
         if self.is_empty() {
             *self = Self::default();
         }
@@ -53,18 +56,20 @@ impl Inbox {
     /// The connection was reset or has failed.
     pub fn fill(&mut self, transport: &Transport) -> io::Result<Filled> {
         let block = self.block.get_or_insert_with(Block::for_reading);
-        if self.end == block.size() {
+        let mut end = self.end as usize;
+        if end == block.size() {
             if self.start == 0 {
                 return Ok(Filled::Full);
             }
-            block.bytes_mut().copy_within(self.start..self.end, 0);
-            self.end -= self.start;
+            block.bytes_mut().copy_within(self.start as usize..end, 0);
+            end -= self.start as usize;
             self.start = 0;
         }
-        let received = transport.try_recv(&mut block.bytes_mut()[self.end..]);
+        let received = transport.try_recv(&mut block.bytes_mut()[end..]);
         if let Ok(Some(n)) = received {
-            self.end += n;
+            end += n;
         }
+        self.end = end as u32;
         if self.is_empty() {
             *self = Self::default();
         }
@@ -77,14 +82,14 @@ impl Inbox {
 
     /// Moves few bytes out of a large block, before a long wait.
     pub fn settle(&mut self) {
-        let len = self.end - self.start;
+        let len = (self.end - self.start) as usize;
         if let Some(block) = &self.block
             && block.size() == READ_BUFFER_BYTES
             && len <= READ_BUFFER_BYTES / 8
         {
             let mut small = Block::with_room(len);
             small.bytes_mut()[..len].copy_from_slice(self.bytes());
-            (self.start, self.end) = (0, len);
+            (self.start, self.end) = (0, len as u32);
             self.block = Some(small);
         }
     }

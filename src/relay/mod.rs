@@ -251,14 +251,19 @@ impl Core {
         }
     }
 
-    /// Takes a place for one exchange, or none if the core is full.
-    fn admit(self: &Rc<Self>) -> Option<Admission> {
-        if self.streams.get() >= self.streams_max {
-            return None;
+    /// Takes a place for one exchange; false if the core is full.
+    fn admit(&self) -> bool {
+        let room = self.streams.get() < self.streams_max;
+        if room {
+            self.streams.set(self.streams.get() + 1);
+            self.metrics.streams_active.add(1);
         }
-        self.streams.set(self.streams.get() + 1);
-        self.metrics.streams_active.add(1);
-        Some(Admission { core: Rc::clone(self) })
+        room
+    }
+
+    fn dismiss(&self) {
+        self.streams.set(self.streams.get() - 1);
+        self.metrics.streams_active.sub(1);
     }
 }
 
@@ -314,17 +319,5 @@ impl Drop for Registration {
         if self.core.stage() != Stage::Serving && self.core.connections() == 0 {
             self.core.wake_watchers();
         }
-    }
-}
-
-/// One exchange's place among the core's streams, given back when dropped.
-pub struct Admission {
-    core: Rc<Core>,
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        self.core.streams.set(self.core.streams.get() - 1);
-        self.core.metrics.streams_active.sub(1);
     }
 }

@@ -14,35 +14,36 @@ use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::time::Instant;
 
-use super::inbox::{Filled, Inbox};
+use super::Stage;
+use super::connection::Connection;
+use super::inbox::Filled;
 use super::record::Record;
-use super::{Registration, Stage};
 use crate::clock;
 use crate::error::{Failure, Phase};
 use crate::flow::stream::Stream;
 use crate::flow::timers::{Due, Timers};
 use crate::http1::body::Eof;
 use crate::limits::{READS_PER_TURN_MAX, WRITE_SLICES_MAX};
-use crate::net::stream::{Peer, Transport, Watch};
+use crate::net::stream::{Peer, Transport};
 use crate::net::wait::{GiveWay, poll_slot};
 use crate::outcome::Outcome;
 
+/// The body on its way down.
+pub struct Body {
+    /// The bytes between the two sockets.
+    pub stream: Stream,
+    /// The deadlines.
+    pub timers: Timers,
+}
+
 /// Everything one response needs while it is pumped.
 pub struct Pump<'a> {
-    /// The connection's entry in the core.
-    pub registration: &'a Registration,
+    /// The client's side.
+    pub connection: &'a mut Connection,
     /// The provider's side.
     pub upstream: &'a Transport,
-    /// The client's side.
-    pub downstream: &'a Transport,
-    /// The wait for the client to send or leave.
-    pub watch: &'a mut Watch,
-    /// What the client sends meanwhile (a pipelined request).
-    pub inbox: &'a mut Inbox,
-    /// The bytes between them.
-    pub stream: &'a mut Stream,
-    /// The deadlines.
-    pub timers: &'a mut Timers,
+    /// The body.
+    pub body: &'a mut Body,
     /// The account.
     pub record: &'a Record,
     /// The upstream may have bytes for us: worth a read without waiting first.
@@ -69,34 +70,34 @@ impl Pump<'_> {
             if self.turn(now)? {
                 return Ok(());
             }
-            self.stream.settle();
+            self.body.stream.settle();
             // An upstream that is not read from is silent by our doing, whatever the reason.
-            let paused = !self.stream.wants_more();
-            if self.timers.set_paused(now, paused) {
+            let paused = !self.body.stream.wants_more();
+            if self.body.timers.set_paused(now, paused) {
                 self.record.live.state.set(if paused { "paused" } else { "streaming" });
             }
-            let (upstream, downstream) = (self.upstream, self.downstream);
+            let upstream = self.upstream;
             let mut client_stirred = false;
             poll_fn(|cx| {
-                let mut ready = self.registration.core.stage() == Stage::Ending;
-                if self.stream.wants_more()
+                let mut ready = self.connection.core().stage() == Stage::Ending;
+                if self.body.stream.wants_more()
                     && poll_slot(readable.as_mut(), || upstream.readable(), cx).is_ready()
                 {
                     self.upstream_ready = true;
                     ready = true;
                 }
                 if self.blocked {
-                    let room = writable.get_or_insert_with(|| Box::pin(downstream.writable()));
+                    let room = writable.get_or_insert_with(|| self.connection.transport.room());
                     if room.as_mut().poll(cx).is_ready() {
                         (writable, self.blocked, ready) = (None, false, true);
                     }
                 }
-                if self.watching && self.watch.poll(downstream, cx).is_ready() {
+                if self.watching && self.connection.stirred(cx).is_ready() {
                     (client_stirred, ready) = (true, true);
                 }
                 now = clock::now();
-                let deadline = self.timers.next().map(|(at, _)| at);
-                ready |= self.registration.poll_deadline(deadline, now).is_ready();
+                let deadline = self.body.timers.next().map(|(at, _)| at);
+                ready |= self.connection.registration.poll_deadline(deadline, now).is_ready();
                 give_way.poll(ready, cx)
             })
             .await;
@@ -106,13 +107,13 @@ impl Pump<'_> {
 
     /// Deals with what woke the pump, apart from bytes to move.
     fn woke(&mut self, client_stirred: bool, now: Instant) -> Result<(), Failure> {
-        if self.registration.core.stage() == Stage::Ending {
+        if self.connection.core().stage() == Stage::Ending {
             return Err(failure(Outcome::Drained, "the relay is shutting down"));
         }
         if client_stirred {
             self.look_downstream()?;
         }
-        match self.timers.due(now) {
+        match self.body.timers.due(now) {
             None => Ok(()),
             // Bytes that arrived together with these deadlines are moved first: they push them
             // back. The others wait for no one, or an upstream that always has bytes would never
@@ -135,13 +136,14 @@ impl Pump<'_> {
     fn turn(&mut self, now: Instant) -> Result<bool, Failure> {
         let mut reads = 0;
         loop {
-            if self.stream.buffer().queued() > 0 && !self.blocked {
+            if self.body.stream.buffer().queued() > 0 && !self.blocked {
                 self.write(now)?;
             }
-            if self.stream.is_ended() {
-                return Ok(self.stream.buffer().queued() == 0);
+            if self.body.stream.is_ended() {
+                return Ok(self.body.stream.buffer().queued() == 0);
             }
-            if !self.upstream_ready || !self.stream.wants_more() || reads == READS_PER_TURN_MAX {
+            if !self.upstream_ready || !self.body.stream.wants_more() || reads == READS_PER_TURN_MAX
+            {
                 // The rest of a turn that had its share is taken up through the ring, behind
                 // everyone else who is ready.
                 self.upstream_ready = false;
@@ -153,7 +155,7 @@ impl Pump<'_> {
     }
 
     fn read(&mut self, now: Instant) -> Result<(), Failure> {
-        let room = self.stream.room();
+        let room = self.body.stream.room();
         let size = room.len();
         let n = match self.upstream.try_recv(room) {
             Ok(None) => {
@@ -169,9 +171,9 @@ impl Pump<'_> {
         };
         // A short read emptied the socket; the next wait sees what comes after, or the close.
         self.upstream_ready = n == size;
-        self.timers.read(now);
-        let received = self.stream.received(n);
-        self.record.carried(now, self.stream.carried());
+        self.body.timers.read(now);
+        let received = self.body.stream.received(n);
+        self.record.carried(now, self.body.stream.carried());
         match received {
             Ok(0) => {}
             Ok(_) => {
@@ -185,18 +187,18 @@ impl Pump<'_> {
                 return Err(failure(Outcome::UpstreamProtocol, message));
             }
         }
-        if self.stream.is_ended() {
-            self.stream.finish();
+        if self.body.stream.is_ended() {
+            self.body.stream.finish();
         }
         Ok(())
     }
 
     fn upstream_closed(&mut self) -> Result<(), Failure> {
-        match self.stream.decoder().at_eof() {
+        match self.body.stream.decoder().at_eof() {
             Eof::Complete => {
-                self.stream.end();
-                self.stream.finish();
-                self.record.carried(clock::now(), self.stream.carried());
+                self.body.stream.end();
+                self.body.stream.finish();
+                self.record.carried(clock::now(), self.body.stream.carried());
                 Ok(())
             }
             Eof::Truncated => Err(failure(
@@ -207,19 +209,19 @@ impl Pump<'_> {
     }
 
     fn write(&mut self, now: Instant) -> Result<(), Failure> {
-        match send_queued(self.downstream, self.stream) {
+        match send_queued(&self.connection.transport, &mut self.body.stream) {
             Ok(Some(sent)) => {
-                self.blocked = self.stream.buffer().queued() > 0;
-                self.timers.wrote(now, self.blocked);
+                self.blocked = self.body.stream.buffer().queued() > 0;
+                self.body.timers.wrote(now, self.blocked);
                 if sent.resumed {
-                    self.registration.core.metrics.resumes.inc();
+                    self.connection.core().metrics.resumes.inc();
                     self.upstream_ready = true;
                 }
                 Ok(())
             }
             Ok(None) => {
                 self.blocked = true;
-                self.timers.refused(now);
+                self.body.timers.refused(now);
                 Ok(())
             }
             Err(error) => Err(gone(Outcome::ClientGone, format!("the client is gone: {error}"))),
@@ -227,26 +229,26 @@ impl Pump<'_> {
     }
 
     fn heartbeat(&mut self, now: Instant) {
-        let frame = self.stream.dialect().and_then(|dialect| dialect.heartbeat());
-        if frame.is_some_and(|frame| self.stream.insert(frame)) {
+        let frame = self.body.stream.dialect().and_then(|dialect| dialect.heartbeat());
+        if frame.is_some_and(|frame| self.body.stream.insert(frame)) {
             self.record.heartbeat();
             // Written by the turn that follows.
         }
-        self.timers.skip_heartbeat(now);
+        self.body.timers.skip_heartbeat(now);
     }
 
     /// The client's side became readable: it left, or sends its next request early.
     fn look_downstream(&mut self) -> Result<(), Failure> {
-        match self.downstream.peer() {
+        match self.connection.transport.peer() {
             Peer::Quiet => Ok(()),
-            Peer::Closed if self.registration.core.plan.half_close => {
+            Peer::Closed if self.connection.core().plan.half_close => {
                 // From here on only a reset or a failing write shows that it left.
                 self.watching = false;
                 Ok(())
             }
             Peer::Closed => Err(gone(Outcome::ClientGone, "the client closed its connection")),
             Peer::Reset => Err(gone(Outcome::ClientGone, "the client reset its connection")),
-            Peer::Talking => match self.inbox.fill(self.downstream) {
+            Peer::Talking => match self.connection.inbox.fill(&self.connection.transport) {
                 // A full inbox cannot be drained before this exchange is over; a client that
                 // sends so much ahead is noticed leaving by its writes failing.
                 Ok(Filled::Full) => {

@@ -84,6 +84,7 @@ pub struct Record {
     first_byte: Cell<Option<Duration>>,
     first_frame: Cell<Option<Duration>>,
     longest_gap: Cell<Duration>,
+    admitted: Cell<bool>,
     closed: Cell<bool>,
 }
 
@@ -123,8 +124,16 @@ impl Record {
             first_byte: Cell::new(None),
             first_frame: Cell::new(None),
             longest_gap: Cell::new(Duration::ZERO),
+            admitted: Cell::new(false),
             closed: Cell::new(false),
         }
+    }
+
+    /// Takes a place among the streams of the core, given back when the account is closed; false
+    /// if there is none.
+    pub fn admit(&self) -> bool {
+        self.admitted.set(self.core.admit());
+        self.admitted.get()
     }
 
     /// When the request's head was complete.
@@ -184,6 +193,9 @@ impl Record {
     pub fn close(&self, outcome: Outcome) {
         if self.closed.replace(true) {
             return;
+        }
+        if self.admitted.get() {
+            self.core.dismiss();
         }
         let metrics = &self.core.metrics;
         metrics.exchanges[outcome as usize].inc();
@@ -335,8 +347,8 @@ mod tests {
             let registration = core.register();
             let client = SocketAddr::from(([127, 0, 0, 1], 1));
             let record = Record::open(&core, &registration, client, &head, Dialect::Anthropic);
-            let _place = core.admit().expect("there is room");
-            assert!(core.admit().is_none(), "for one");
+            assert!(record.admit(), "there is room");
+            assert!(!core.admit(), "for one");
             record.stream.set(true);
             panic!("a fault, as this test wants it");
         }));
@@ -348,6 +360,6 @@ mod tests {
         }
         assert_eq!((core.connections(), core.snapshot(clock::now()).len()), (0, 0));
         assert_eq!((metrics.connections_active.get(), metrics.streams_active.get()), (0, 0));
-        assert!(core.admit().is_some(), "the place is free again");
+        assert!(core.admit(), "the place is free again");
     }
 }
