@@ -50,6 +50,8 @@ pub struct Timers {
     paused: bool,
     /// Frames of our own may fill a silence.
     heartbeats: bool,
+    /// Something has happened that may bring the next deadline forward.
+    stale: bool,
 }
 
 impl Timers {
@@ -64,12 +66,22 @@ impl Timers {
             last_write: now,
             blocked_since: None,
             paused: false,
+            stale: true,
         }
+    }
+
+    /// Whether the next deadline may have come forward since the last call: only then, or when the
+    /// one known has passed, [`next`](Self::next) is worth asking. Nothing that happens with every
+    /// frame does that.
+    #[inline]
+    pub fn take_stale(&mut self) -> bool {
+        std::mem::take(&mut self.stale)
     }
 
     /// Bytes came from upstream.
     #[inline]
     pub fn read(&mut self, now: Instant) {
+        self.stale |= self.last_read.is_none();
         self.last_read = Some(now);
     }
 
@@ -77,12 +89,14 @@ impl Timers {
     #[inline]
     pub fn wrote(&mut self, now: Instant, blocked: bool) {
         self.last_write = now;
+        self.stale |= blocked != self.blocked_since.is_some();
         self.blocked_since = blocked.then_some(now);
     }
 
     /// The downstream took nothing.
     #[inline]
     pub fn refused(&mut self, now: Instant) {
+        self.stale |= self.blocked_since.is_none();
         self.blocked_since.get_or_insert(now);
     }
 
@@ -95,6 +109,7 @@ impl Timers {
             self.last_read = Some(now);
         }
         self.paused = paused;
+        self.stale = true;
         true
     }
 

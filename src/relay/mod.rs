@@ -302,6 +302,12 @@ impl Registration {
         Poll::Pending
     }
 
+    /// Whether the deadline noted last is still to come.
+    #[inline]
+    pub fn is_early(&self, now: Instant) -> bool {
+        self.noted.get().is_none_or(|noted| now < noted)
+    }
+
     fn set_live(&self, live: Option<Rc<Live>>) {
         if let Some(connected) = self.core.connections.borrow_mut().get_mut(self.key) {
             connected.live = live;

@@ -77,7 +77,7 @@ impl Pump<'_> {
                 self.record.live.state.set(if paused { "paused" } else { "streaming" });
             }
             let upstream = self.upstream;
-            let mut client_stirred = false;
+            let (mut client_stirred, mut late) = (false, false);
             poll_fn(|cx| {
                 let mut ready = self.connection.core().stage() == Stage::Ending;
                 if self.body.stream.wants_more()
@@ -96,23 +96,34 @@ impl Pump<'_> {
                     (client_stirred, ready) = (true, true);
                 }
                 now = clock::now();
-                let deadline = self.body.timers.next().map(|(at, _)| at);
-                ready |= self.connection.registration.poll_deadline(deadline, now).is_ready();
+                if self.body.timers.take_stale() || !self.connection.registration.is_early(now) {
+                    let deadline = self.body.timers.next().map(|(at, _)| at);
+                    late |= self.connection.registration.poll_deadline(deadline, now).is_ready();
+                    ready |= late;
+                }
                 give_way.poll(ready, cx)
             })
             .await;
-            self.woke(client_stirred, now)?;
+            self.woke(client_stirred)?;
+            if late {
+                self.due(now)?;
+            }
         }
     }
 
     /// Deals with what woke the pump, apart from bytes to move.
-    fn woke(&mut self, client_stirred: bool, now: Instant) -> Result<(), Failure> {
+    fn woke(&mut self, client_stirred: bool) -> Result<(), Failure> {
         if self.connection.core().stage() == Stage::Ending {
             return Err(failure(Outcome::Drained, "the relay is shutting down"));
         }
         if client_stirred {
             self.look_downstream()?;
         }
+        Ok(())
+    }
+
+    /// Deals with a deadline that has come.
+    fn due(&mut self, now: Instant) -> Result<(), Failure> {
         match self.body.timers.due(now) {
             None => Ok(()),
             // Bytes that arrived together with these deadlines are moved first: they push them

@@ -83,7 +83,7 @@ pub struct Record {
     pub heartbeats: Cell<u32>,
     first_byte: Cell<Option<Duration>>,
     first_frame: Cell<Option<Duration>>,
-    longest_gap: Cell<Duration>,
+    longest_gap_us: Cell<u64>,
     admitted: Cell<bool>,
     closed: Cell<bool>,
 }
@@ -123,7 +123,7 @@ impl Record {
             heartbeats: Cell::new(0),
             first_byte: Cell::new(None),
             first_frame: Cell::new(None),
-            longest_gap: Cell::new(Duration::ZERO),
+            longest_gap_us: Cell::new(0),
             admitted: Cell::new(false),
             closed: Cell::new(false),
         }
@@ -169,9 +169,8 @@ impl Record {
             Some(last) => {
                 let gap = now - last;
                 metrics.frame_gap.record(gap);
-                if gap > self.longest_gap.get() {
-                    self.longest_gap.set(gap);
-                }
+                let us = u64::try_from(gap.as_micros()).unwrap_or(u64::MAX);
+                self.longest_gap_us.set(self.longest_gap_us.get().max(us));
             }
         }
     }
@@ -229,7 +228,7 @@ impl Record {
             first_byte_ms: self.first_byte.get().map(ms),
             first_frame_ms: self.first_frame.get().map(ms),
             duration_ms: ms(duration),
-            longest_gap_ms: self.first_frame.get().map(|_| ms(self.longest_gap.get())),
+            longest_gap_ms: self.first_frame.get().map(|_| self.longest_gap_us.get() as f64 / 1e3),
             pauses: carried.pauses,
             heartbeats: self.heartbeats.get(),
             worker: self.core.worker,

@@ -59,6 +59,8 @@ pub(crate) struct Simulation<'a> {
     read_at: usize,
     out: Vec<u8>,
     stalled_from: Option<Duration>,
+    /// When the core will wake it.
+    noted: Option<Duration>,
     inserts: Vec<(usize, &'static [u8])>,
     overlong_seen: bool,
     finished: bool,
@@ -83,6 +85,7 @@ impl<'a> Simulation<'a> {
             read_at: 0,
             out: Vec::new(),
             stalled_from: None,
+            noted: None,
             inserts: Vec::new(),
             overlong_seen: false,
             finished: false,
@@ -171,9 +174,21 @@ impl<'a> Simulation<'a> {
         panic!("it never ends: now {:?}, {:?}", self.now, self.timers);
     }
 
+    /// When the core wakes it. Like the pump, it asks its timers only when something may have
+    /// brought the next deadline forward, or when the one it noted has come; an earlier note stays.
+    fn deadline(&mut self) -> Option<Duration> {
+        let early = self.noted.is_none_or(|noted| self.now < noted);
+        if self.timers.take_stale() || !early {
+            let next = self.timers.next().map(|(at, _)| at - self.origin);
+            let stays = self.noted.filter(|noted| self.now < *noted);
+            self.noted = next.map(|next| stays.map_or(next, |noted| noted.min(next))).or(stays);
+        }
+        self.noted
+    }
+
     /// Waits for whichever comes first; says whether the downstream stirred.
     fn wait(&mut self) -> bool {
-        let deadline = self.timers.next().map(|(at, _)| at - self.origin);
+        let deadline = self.deadline();
         let upstream = if self.stream.wants_more() { self.upstream_stirs() } else { None };
         let downstream = if self.blocked { self.takes_at() } else { None };
         let leaves = self.plan.leaves.filter(|_| self.watching);
