@@ -52,7 +52,10 @@ pub const ACCESS_LOG_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time a kept downstream connection may wait for its next request.
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
-/// Time to establish one upstream connection, default of `--connect-timeout`.
+/// Time a downstream may take for its TLS handshake, default of `--tls-handshake-timeout`. HAProxy
+/// and Envoy advise 5 to 15 s.
+pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time to establish one upstream connection, its TLS handshake included, default of `--connect-timeout`.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time all connection attempts of one exchange may take together.
 pub const CONNECT_CHAIN_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,8 +1,12 @@
-//! One connected socket, plain or (later) TLS.
+//! One connected socket, plain or TLS.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use monoio::net::UnixStream;
@@ -10,6 +14,8 @@ use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType,
 };
+
+use super::tls::session::{Session, Shaken, Wire};
 
 /// What a look at a socket shows, without taking anything from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,12 +30,56 @@ pub enum Peer {
     Reset,
 }
 
-/// A connection's transport. (TLS becomes a second variant.)
+/// A connection's transport.
 #[derive(Debug)]
 pub enum Transport {
     /// Plain TCP. Of the driver we want readiness and nothing else, which is the same for every
     /// socket; its `TcpStream` would keep 72 bytes of addresses with each.
     Plain(UnixStream),
+    /// TLS over it.
+    Tls(Box<Secured>),
+}
+
+/// A socket with a TLS session on it.
+#[derive(Debug)]
+pub struct Secured {
+    socket: UnixStream,
+    session: RefCell<Session>,
+}
+
+/// The socket beneath a session.
+struct Raw<'a>(BorrowedFd<'a>);
+
+impl Wire for Raw<'_> {
+    fn recv(&self, room: &mut [u8]) -> io::Result<Option<usize>> {
+        recv(self.0, room)
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        send(self.0, bytes)
+    }
+}
+
+fn recv(fd: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<Option<usize>> {
+    loop {
+        match rustix::net::recv(fd, &mut *room, RecvFlags::DONTWAIT) {
+            Ok((_, n)) => return Ok(Some(n)),
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<Option<usize>> {
+    loop {
+        match rustix::net::send(fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Ok(n) => return Ok(Some(n)),
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 impl Transport {
@@ -48,6 +98,70 @@ impl Transport {
     fn socket(&self) -> &UnixStream {
         match self {
             Self::Plain(socket) => socket,
+            Self::Tls(secured) => &secured.socket,
+        }
+    }
+
+    /// Puts a TLS session on the connection; [`shake_hands`](Self::shake_hands) is next.
+    #[must_use]
+    pub fn secure(self, session: Session) -> Self {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(secured) => secured.socket,
+        };
+        Self::Tls(Box::new(Secured { socket, session: RefCell::new(session) }))
+    }
+
+    /// Takes the TLS session off again, where the peer does not speak TLS.
+    ///
+    /// # Errors
+    /// No descriptor is left for it.
+    pub fn make_plain(&mut self) -> io::Result<()> {
+        if self.is_tls() {
+            let fd = rustix::io::fcntl_dupfd_cloexec(self.fd(), 0)?;
+            *self = Self::from_fd(fd)?;
+        }
+        Ok(())
+    }
+
+    /// Whether it speaks TLS.
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    /// Whether its TLS handshake is still to be made.
+    pub fn is_handshaking(&self) -> bool {
+        matches!(self, Self::Tls(secured) if secured.session.borrow().is_handshaking())
+    }
+
+    /// Whether its TLS session goes on where an earlier one was.
+    pub fn is_resumed(&self) -> bool {
+        matches!(self, Self::Tls(secured) if secured.session.borrow().is_resumed())
+    }
+
+    /// Makes the TLS handshake. May be dropped at any time; true when it is made, false where the
+    /// peer speaks plain text.
+    ///
+    /// # Errors
+    /// It failed, and the peer was told why.
+    pub async fn shake_hands(&self) -> io::Result<bool> {
+        let Self::Tls(secured) = self else { return Ok(true) };
+        loop {
+            let shaken = secured.session.borrow_mut().shake_hands(&Raw(self.fd()))?;
+            match shaken {
+                Shaken::Done => return Ok(true),
+                Shaken::PlainText => return Ok(false),
+                Shaken::WantsRead => secured.socket.readable(false).await?,
+                Shaken::WantsWrite => secured.socket.writable(false).await?,
+            }
+        }
+    }
+
+    /// A read would bring something although the socket has nothing.
+    fn has_buffered(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(secured) => secured.session.borrow().has_buffered(),
         }
     }
 
@@ -64,13 +178,9 @@ impl Transport {
     /// # Errors
     /// The connection was reset or has failed.
     pub fn try_recv(&self, room: &mut [u8]) -> io::Result<Option<usize>> {
-        loop {
-            match rustix::net::recv(self.fd(), &mut *room, RecvFlags::DONTWAIT) {
-                Ok((_, n)) => return Ok(Some(n)),
-                Err(Errno::AGAIN) => return Ok(None),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+        match self {
+            Self::Plain(_) => recv(self.fd(), room),
+            Self::Tls(secured) => secured.session.borrow_mut().read(&Raw(self.fd()), room),
         }
     }
 
@@ -79,12 +189,10 @@ impl Transport {
     /// # Errors
     /// The peer is gone or the connection has failed.
     pub fn try_send(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
-        loop {
-            match rustix::net::send(self.fd(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(n) => return Ok(Some(n)),
-                Err(Errno::AGAIN) => return Ok(None),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+        match self {
+            Self::Plain(_) => send(self.fd(), bytes),
+            Self::Tls(secured) => {
+                secured.session.borrow_mut().write(&Raw(self.fd()), &[IoSlice::new(bytes)])
             }
         }
     }
@@ -94,6 +202,9 @@ impl Transport {
     /// # Errors
     /// As [`try_send`](Self::try_send).
     pub fn try_send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+        if let Self::Tls(secured) = self {
+            return secured.session.borrow_mut().write(&Raw(self.fd()), slices);
+        }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         loop {
             let mut control = SendAncillaryBuffer::default();
@@ -108,6 +219,15 @@ impl Transport {
 
     /// Looks at the peer without taking bytes.
     pub fn peer(&self) -> Peer {
+        if let Self::Tls(secured) = self {
+            let mut session = secured.session.borrow_mut();
+            return match session.peek(&Raw(self.fd())) {
+                Ok(false) => Peer::Quiet,
+                Ok(true) if session.is_over() || session.is_truncated() => Peer::Closed,
+                Ok(true) if !session.has_failed() => Peer::Talking,
+                Ok(true) | Err(_) => Peer::Reset,
+            };
+        }
         let mut byte = [0_u8; 1];
         let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
         match rustix::net::recv(self.fd(), &mut byte, flags) {
@@ -123,7 +243,17 @@ impl Transport {
     /// # Errors
     /// The driver could not wait.
     pub fn readable(&self) -> impl Future<Output = io::Result<()>> + use<'_> {
-        self.socket().readable(false)
+        async move {
+            let mut waiting = pin!(self.socket().readable(false));
+            // What a session has opened, no readiness of the socket would tell of.
+            poll_fn(|cx| {
+                if self.has_buffered() {
+                    return Poll::Ready(Ok(()));
+                }
+                waiting.as_mut().poll(cx)
+            })
+            .await
+        }
     }
 
     /// Waits until there is room to write, or a reset. May be dropped at any time.
@@ -134,8 +264,16 @@ impl Transport {
         self.socket().writable(false)
     }
 
-    /// Tells the peer that nothing more comes (FIN).
+    /// Says goodbye in TLS, without closing: what was sent is all there was to come.
+    pub fn close_notify(&self) {
+        if let Self::Tls(secured) = self {
+            secured.session.borrow_mut().close(&Raw(self.fd()));
+        }
+    }
+
+    /// Tells the peer that nothing more comes (close_notify, FIN).
     pub fn shutdown_write(&self) {
+        self.close_notify();
         let _ = rustix::net::shutdown(self.fd(), Shutdown::Write);
     }
 

@@ -27,6 +27,7 @@ use crate::flow::deadlines::Deadlines;
 use crate::flow::stream::Marks;
 use crate::flow::timers::Timeouts;
 use crate::net::resolver::Resolved;
+use crate::net::tls::config::Tls;
 use crate::relay::record::Live;
 use crate::telemetry::log::AccessLog;
 use crate::telemetry::metrics::WorkerMetrics;
@@ -58,6 +59,8 @@ pub struct Core {
     pub endpoint: Endpoint,
     /// The endpoint's addresses.
     pub addresses: Resolved,
+    /// How both sides are secured.
+    pub tls: Tls,
     /// Idle upstream connections.
     pub pool: Pool,
     /// This worker's counters.
@@ -95,6 +98,8 @@ pub struct CoreParts {
     pub endpoint: Endpoint,
     /// The endpoint's addresses.
     pub addresses: Resolved,
+    /// How both sides are secured.
+    pub tls: Tls,
     /// The worker's counters.
     pub metrics: Arc<WorkerMetrics>,
     /// Where access lines go.
@@ -127,6 +132,7 @@ impl Core {
             plan,
             endpoint: parts.endpoint,
             addresses: parts.addresses,
+            tls: parts.tls,
             metrics: parts.metrics,
             access: parts.access,
             streams_max: parts.streams_max,

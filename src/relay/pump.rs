@@ -161,6 +161,10 @@ impl Pump<'_> {
             }
             Ok(Some(0)) => return self.upstream_closed(),
             Ok(Some(n)) => n,
+            // TLS without its close_notify: anyone in between may have cut it.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(failure(Outcome::UpstreamTruncated, format!("upstream: {error}")));
+            }
             Err(error) => {
                 let message = format!("the upstream connection failed: {error}");
                 return Err(failure(Outcome::UpstreamReset, message));

@@ -303,6 +303,7 @@ mod tests {
     use crate::http1::Status;
     use crate::http1::head::parse_request;
     use crate::net::resolver::Resolved;
+    use crate::net::tls::config::Tls;
     use crate::relay::CoreParts;
     use crate::telemetry::log::AccessLog;
     use crate::telemetry::metrics::WorkerMetrics;
@@ -315,6 +316,7 @@ mod tests {
         Core::new(CoreParts {
             worker: 0,
             addresses: Resolved::start(&plan.upstream.host, plan.upstream.port),
+            tls: Tls::default(),
             endpoint: plan.upstream,
             plan: plan.exchange,
             metrics: std::sync::Arc::new(WorkerMetrics::new()),

@@ -10,7 +10,11 @@
 //! One pass over the bytes each way, no allocation per record, and nothing held while a stream
 //! waits but its keys.
 
+pub mod config;
+mod fault;
 mod handshake;
 mod held;
 mod record;
 pub mod session;
+
+pub use fault::TlsError;

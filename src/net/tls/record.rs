@@ -261,12 +261,7 @@ impl Records {
     }
 
     /// Writes the header of a record of ours.
-    fn begin(
-        &self,
-        typ: u8,
-        len: usize,
-        out: &mut [u8],
-    ) -> Result<(Nonce, Additional), Error> {
+    fn begin(&self, typ: u8, len: usize, out: &mut [u8]) -> Result<(Nonce, Additional), Error> {
         if self.tx.sequence == u64::MAX {
             return Err(Error::EncryptError);
         }

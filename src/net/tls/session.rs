@@ -10,6 +10,7 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
 use rustls::{AlertDescription, Error, InvalidMessage, PeerMisbehaved};
 
+use super::TlsError;
 use super::handshake::{Handshake, Unfinished};
 use super::held::Held;
 use super::record::{
@@ -19,8 +20,7 @@ use crate::buf::Block;
 use crate::limits::READ_BUFFER_BYTES;
 
 /// Payload bytes one write seals: as many records as fit one block.
-const WRITE_BYTES_MAX: usize =
-    READ_BUFFER_BYTES - 4 * SEALED_EXTRA_MAX - 2 * CONTROL_BYTES_MAX;
+const WRITE_BYTES_MAX: usize = READ_BUFFER_BYTES - 4 * SEALED_EXTRA_MAX - 2 * CONTROL_BYTES_MAX;
 /// Records without payload (tickets, key updates, empty ones) that may come one behind the other.
 /// rustls allows 32 of each kind; a peer that sends more is keeping the core busy for nothing.
 const IDLE_RECORDS_MAX: u8 = 64;
@@ -86,6 +86,8 @@ pub struct Session {
     /// We have.
     said_goodbye: bool,
     resumed: bool,
+    /// This side began.
+    client: bool,
     idle_records: u8,
     fault: Option<Box<Fault>>,
 }
@@ -100,7 +102,7 @@ impl std::fmt::Debug for Session {
 #[derive(Clone, Debug)]
 enum Fault {
     /// TLS itself.
-    Tls(Error),
+    Tls(TlsError),
     /// The connection ended without the peer's close_notify.
     Truncated,
 }
@@ -120,7 +122,7 @@ impl Fault {
 impl Session {
     /// A client's side, before its first byte.
     pub fn client(connection: UnbufferedClientConnection) -> Self {
-        Self::new(Unfinished::Client(connection))
+        Self { client: true, ..Self::new(Unfinished::Client(connection)) }
     }
 
     /// A server's side, before its first byte.
@@ -140,6 +142,7 @@ impl Session {
             closed: false,
             said_goodbye: false,
             resumed: false,
+            client: false,
             idle_records: 0,
             fault: None,
         }
@@ -240,7 +243,7 @@ impl Session {
 
     fn fail(&mut self, error: Error) -> io::Error {
         self.stage = Stage::Failed;
-        let fault = Fault::Tls(error);
+        let fault = Fault::Tls(TlsError::new(error, self.client));
         let told = fault.to_io();
         self.fault = Some(Box::new(fault));
         told
@@ -283,9 +286,14 @@ impl Session {
         self.closed && self.payload.is_empty()
     }
 
-    /// Why nothing more comes.
+    /// The connection ended without the peer's goodbye, and all it said was read.
+    pub fn is_truncated(&self) -> bool {
+        self.payload.is_empty() && matches!(self.fault.as_deref(), Some(Fault::Truncated))
+    }
+
+    /// Nothing more comes, because TLS failed.
     pub fn has_failed(&self) -> bool {
-        self.fault.is_some()
+        self.fault.is_some() && self.payload.is_empty()
     }
 
     /// Receives and opens records until there is payload, an end, or nothing more to receive.

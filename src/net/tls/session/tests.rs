@@ -526,11 +526,7 @@ fn a_session_that_waits_holds_no_buffer() {
             assert_eq!(pool_usage().blocks, 0);
         }
     }
-    eprintln!(
-        "a session has {} bytes, its records {}",
-        size_of::<Session>(),
-        size_of::<Records>()
-    );
+    eprintln!("a session has {} bytes, its records {}", size_of::<Session>(), size_of::<Records>());
 }
 
 #[test]
