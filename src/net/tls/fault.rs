@@ -55,7 +55,8 @@ fn date(time: &UnixTime) -> String {
 fn certificate(error: &CertificateError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     use CertificateError as Why;
     match error {
-        Why::UnknownIssuer => f.write_str(
+        // Of an authority with a known name and another key it is the signature that is wrong.
+        Why::UnknownIssuer | Why::BadSignature => f.write_str(
             "its certificate is not signed by an authority known here; name that authority with \
              --upstream-ca FILE",
         ),

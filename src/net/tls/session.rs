@@ -447,10 +447,9 @@ impl Session {
             match (typ, records.is_modern()) {
                 (message::TICKET, true) if records.is_client() => records.keep_ticket(&body)?,
                 (message::KEY_UPDATE, true) => self.key_update(&body)?,
-                // Renegotiation is never done; the peer is told so (RFC 5246, section 7.2.2).
-                (message::HELLO_REQUEST, false) if records.is_client() => {
-                    self.put(content::ALERT, &[alert::WARNING, alert::NO_RENEGOTIATION])?;
-                }
+                // Renegotiation is never done. A server's wish is passed over (RFC 5246, section
+                // 7.4.1.1): told, OpenSSL would end the connection. A client is told.
+                (message::HELLO_REQUEST, false) if records.is_client() => {}
                 (message::CLIENT_HELLO, false) if !records.is_client() => {
                     self.put(content::ALERT, &[alert::WARNING, alert::NO_RENEGOTIATION])?;
                 }

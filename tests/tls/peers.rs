@@ -1,0 +1,97 @@
+//! Programs that speak TLS, started for one test and ended with it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use crate::pki::Issued;
+use crate::support::eventually;
+
+/// A program with its standard streams.
+pub(crate) struct Program {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    said: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Program {
+    pub(crate) fn start(name: &str, args: &[&str]) -> Self {
+        let mut child = Command::new(name)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} is needed (tests/run installs it): {error}"));
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let (stdout, heard) = (child.stdout.take().expect("piped"), Arc::clone(&said));
+        std::thread::spawn(move || {
+            let mut stdout = BufReader::new(stdout);
+            loop {
+                let n = match stdout.fill_buf() {
+                    Ok([]) | Err(_) => return,
+                    Ok(bytes) => {
+                        heard.lock().expect("no panic").extend_from_slice(bytes);
+                        bytes.len()
+                    }
+                };
+                stdout.consume(n);
+            }
+        });
+        let stdin = child.stdin.take();
+        Self { child, stdin, said }
+    }
+
+    /// What it has said.
+    pub(crate) fn said(&self) -> String {
+        String::from_utf8_lossy(&self.said.lock().expect("no panic")).into_owned()
+    }
+
+    /// Waits until it says `text`.
+    pub(crate) fn says(&self, text: &str) {
+        eventually(text, || self.said().contains(text));
+    }
+
+    /// Tells it something, and waits until it has read it: what is told next is read by itself.
+    pub(crate) fn tell(&mut self, text: &str) {
+        let stdin = self.stdin.as_mut().expect("open");
+        stdin.write_all(text.as_bytes()).expect("takes it");
+        let left = || rustix::io::ioctl_fionread(&*stdin).expect("a pipe");
+        eventually("it reads", || left() == 0);
+    }
+
+    /// The port it says it listens on, behind `before`.
+    pub(crate) fn port(&self, before: &str) -> SocketAddr {
+        let found = || {
+            let said = self.said();
+            let rest = &said[said.find(before)? + before.len()..];
+            let line = rest.lines().next().filter(|_| rest.contains('\n'))?;
+            line.rsplit(':').next()?.trim().parse::<u16>().ok()
+        };
+        eventually("it listens", || found().is_some());
+        SocketAddr::from(([127, 0, 0, 1], found().expect("a port")))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An https upstream on Python's ssl; see `peer.py`.
+pub(crate) fn python(
+    shown: &Issued,
+    version: &str,
+    client_ca: Option<&str>,
+) -> (Program, SocketAddr) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/peer.py");
+    let (certificate, key) = (shown.certificate.display(), shown.key.display());
+    let (certificate, key) = (certificate.to_string(), key.to_string());
+    let args = [script, &certificate, &key, version, client_ca.unwrap_or("-")];
+    let program = Program::start("python3", &args);
+    let port = program.port("");
+    (program, port)
+}
