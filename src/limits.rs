@@ -98,8 +98,9 @@ pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 /// signals, the resolver, the admin listener and its connections; 22 were counted at rest.
 pub const DESCRIPTORS_RESERVED: u64 = 32 + ADMIN_CONNECTIONS_MAX as u64;
 /// Descriptors of one worker beside two for each listener (the socket and its watched twin): the
-/// ring or epoll, its wake-up, both ends of the control socket and its watched twin.
-pub const DESCRIPTORS_PER_WORKER: u64 = 8;
+/// ring or epoll, its wake-up, both ends of the control socket and its watched twin, and the three
+/// that handshakes wait on.
+pub const DESCRIPTORS_PER_WORKER: u64 = 11;
 /// Descriptors one stream needs: its downstream and its upstream socket.
 pub const DESCRIPTORS_PER_STREAM: u64 = 2;
 

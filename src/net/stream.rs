@@ -16,6 +16,7 @@ use rustix::net::{
 };
 
 use super::tls::session::{Session, Shaken, Wire};
+use super::tls::turns::Turns;
 
 /// What a look at a socket shows, without taking anything from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,16 +140,20 @@ impl Transport {
         matches!(self, Self::Tls(secured) if secured.session.borrow().is_resumed())
     }
 
-    /// Makes the TLS handshake. May be dropped at any time; true when it is made, false where the
-    /// peer speaks plain text.
+    /// Makes the TLS handshake, in turn with the core's others. May be dropped at any time; true
+    /// when it is made, false where the peer speaks plain text.
     ///
     /// # Errors
     /// It failed, and the peer was told why.
-    pub async fn shake_hands(&self) -> io::Result<bool> {
+    pub async fn shake_hands(&self, turns: &Turns) -> io::Result<bool> {
         let Self::Tls(secured) = self else { return Ok(true) };
+        if !secured.session.borrow().is_client() {
+            // The client begins, and what waits for it need not stand in line.
+            secured.socket.readable(false).await?;
+        }
         loop {
-            let shaken = secured.session.borrow_mut().shake_hands(&Raw(self.fd()))?;
-            match shaken {
+            let step = || secured.session.borrow_mut().shake_hands(&Raw(self.fd()));
+            match turns.take(step).await? {
                 Shaken::Done => return Ok(true),
                 Shaken::PlainText => return Ok(false),
                 Shaken::WantsRead => secured.socket.readable(false).await?,

@@ -250,6 +250,7 @@ async fn lease(connection: &mut Connection, chain_deadline: Instant) -> Result<L
     core.metrics.upstream_connects.inc();
     let timeout = core.plan.connect_timeout;
     let tls = core.tls.upstream.as_deref();
+    let tls = tls.map(|tls| (tls, &core.turns));
     let target = connect::Target { authority, addresses: &addresses, tls };
     match connection.beside(connect::connect(target, timeout, chain_deadline)).await? {
         Ok(transport) => {

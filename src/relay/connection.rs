@@ -109,7 +109,7 @@ impl Connection {
     async fn shake_hands(&mut self) -> bool {
         let deadline = clock::now() + self.core.plan.tls_handshake_timeout;
         let shaken = {
-            let mut shaking = pin!(self.transport.shake_hands());
+            let mut shaking = pin!(self.transport.shake_hands(&self.core.turns));
             poll_fn(|cx| {
                 if let Poll::Ready(shaken) = shaking.as_mut().poll(cx) {
                     return Poll::Ready(Some(shaken));

@@ -28,6 +28,7 @@ use crate::flow::stream::Marks;
 use crate::flow::timers::Timeouts;
 use crate::net::resolver::Resolved;
 use crate::net::tls::config::Tls;
+use crate::net::tls::turns::Turns;
 use crate::relay::record::Live;
 use crate::telemetry::log::AccessLog;
 use crate::telemetry::metrics::WorkerMetrics;
@@ -61,6 +62,8 @@ pub struct Core {
     pub addresses: Resolved,
     /// How both sides are secured.
     pub tls: Tls,
+    /// Handshakes, one after the other.
+    pub turns: Turns,
     /// Idle upstream connections.
     pub pool: Pool,
     /// This worker's counters.
@@ -133,6 +136,7 @@ impl Core {
             endpoint: parts.endpoint,
             addresses: parts.addresses,
             tls: parts.tls,
+            turns: Turns::default(),
             metrics: parts.metrics,
             access: parts.access,
             streams_max: parts.streams_max,

@@ -9,6 +9,7 @@ use crate::error::{Failure, Phase, Retryable};
 use crate::net::stream::{self, Transport};
 use crate::net::tls::TlsError;
 use crate::net::tls::config::UpstreamTls;
+use crate::net::tls::turns::Turns;
 use crate::outcome::Outcome;
 
 /// What is connected to.
@@ -18,8 +19,8 @@ pub struct Target<'a> {
     pub authority: &'a str,
     /// Where it is.
     pub addresses: &'a [SocketAddr],
-    /// How it is spoken to, where that is TLS.
-    pub tls: Option<&'a UpstreamTls>,
+    /// How it is spoken to, where that is TLS, and whose turn it is.
+    pub tls: Option<(&'a UpstreamTls, &'a Turns)>,
 }
 
 /// Connects to the first of the target's addresses that answers, each within `timeout` (its TLS
@@ -63,12 +64,12 @@ pub async fn connect(
     Err(last)
 }
 
-async fn reach(address: SocketAddr, tls: Option<&UpstreamTls>) -> io::Result<Transport> {
+async fn reach(address: SocketAddr, tls: Option<(&UpstreamTls, &Turns)>) -> io::Result<Transport> {
     let transport = stream::connect(address).await?;
-    let Some(tls) = tls else { return Ok(transport) };
+    let Some((tls, turns)) = tls else { return Ok(transport) };
     let session = tls.session().map_err(io::Error::other)?;
     let transport = transport.secure(session);
-    transport.shake_hands().await?;
+    transport.shake_hands(turns).await?;
     Ok(transport)
 }
 

@@ -16,5 +16,6 @@ mod handshake;
 mod held;
 mod record;
 pub mod session;
+pub mod turns;
 
 pub use fault::TlsError;

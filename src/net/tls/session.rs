@@ -153,6 +153,11 @@ impl Session {
         matches!(self.stage, Stage::Handshake(_))
     }
 
+    /// This side began the connection.
+    pub fn is_client(&self) -> bool {
+        self.client
+    }
+
     /// The connection goes on where an earlier one was.
     pub fn is_resumed(&self) -> bool {
         self.resumed
