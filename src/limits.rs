@@ -57,6 +57,13 @@ pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
 pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time to establish one upstream connection, its TLS handshake included, default of `--connect-timeout`.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time before the next address is tried beside the last (RFC 8305, section 5, "Connection Attempt
+/// Delay").
+pub const ADDRESS_STAGGER: Duration = Duration::from_millis(250);
+/// Time an address that answered goes before those that did not.
+pub const ADDRESS_TRUSTED: Duration = Duration::from_secs(60);
+/// Time the addresses of a name are used that does not resolve any more.
+pub const RESOLVED_KEPT: Duration = Duration::from_secs(3600);
 /// Time all connection attempts of one exchange may take together.
 pub const CONNECT_CHAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time from the request sent to the response head and first frame, default of

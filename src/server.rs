@@ -52,7 +52,7 @@ impl Server {
     pub fn start(plan: &Plan) -> io::Result<Self> {
         let tls = load_tls(plan).map_err(io::Error::other)?;
         let (access_log, access) = open_access_log(plan)?;
-        let resolved = Resolved::start(&plan.upstream.host, plan.upstream.port);
+        let resolved = Resolved::start(&plan.upstream);
         let (addresses, listeners) = bind_all(&plan.listen, plan.workers)?;
         let cpus = allowed_cpus();
         let mut controls = Vec::new();

@@ -57,6 +57,10 @@ pub struct ServeArgs {
     /// [no default; e.g. https://api.openai.com]
     #[arg(long, value_name = "URL", help_heading = "Where")]
     pub upstream: String,
+    /// Address of the upstream's name, instead of looking it up; repeatable for several
+    /// [default: none; e.g. llm.internal=10.0.0.7]
+    #[arg(long, value_name = "NAME=ADDR", help_heading = "Where")]
+    pub resolve: Vec<String>,
     /// Address of the admin listener (/metrics, /healthz, /readyz, /streams), or off
     /// [default: 127.0.0.1:9901; e.g. off]
     #[arg(

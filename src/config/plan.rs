@@ -1,6 +1,6 @@
 //! What will run: every value checked, every default filled in.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -66,6 +66,8 @@ pub struct Endpoint {
     pub authority: String,
     /// Put before each request's path; no slash at its end.
     pub base_path: String,
+    /// Where it is, instead of where its name says (`--resolve`).
+    pub addresses: Vec<IpAddr>,
     /// Spoken to over TLS.
     pub tls: Option<UpstreamTlsPlan>,
 }
@@ -204,6 +206,13 @@ impl Plan {
             ("tls certificates", self.certificates.len().to_string()),
             ("upstream", self.upstream.url()),
             ("upstream tls", describe_tls(self.upstream.tls.as_ref())),
+            (
+                "upstream is at",
+                match self.upstream.addresses.as_slice() {
+                    [] => "where its name says".to_owned(),
+                    given => format!("{given:?}"),
+                },
+            ),
             ("admin", self.admin.map_or_else(|| "off".to_owned(), |admin| admin.to_string())),
             ("workers", format!("{}{}", self.workers, if self.pin { ", pinned" } else { "" })),
             ("io", format!("{:?}", self.io).to_lowercase()),
@@ -395,9 +404,25 @@ fn certificates(args: &ServeArgs) -> Result<Vec<CertificateFiles>, String> {
     Ok(pairs.map(files).collect())
 }
 
+/// The addresses that `--resolve` gives for `host`.
+fn overrides(args: &ServeArgs, host: &str) -> Result<Vec<IpAddr>, String> {
+    let address = |given: &String| {
+        let refuse =
+            |why: &str| format!("--resolve: {given:?}: {why}; write e.g. llm.internal=10.0.0.7");
+        let (name, address) = given.split_once('=').ok_or_else(|| refuse("it has no ="))?;
+        if !name.eq_ignore_ascii_case(host) {
+            return Err(refuse("this is not the upstream's name"));
+        }
+        let address = address.trim_start_matches('[').trim_end_matches(']');
+        address.parse().map_err(|_| refuse("what stands behind = is no IP address"))
+    };
+    args.resolve.iter().map(address).collect()
+}
+
 /// The upstream with its TLS.
 fn upstream(args: &ServeArgs) -> Result<Endpoint, String> {
     let mut endpoint = endpoint(&args.upstream)?;
+    endpoint.addresses = overrides(args, &endpoint.host)?;
     let certificate = match (&args.upstream_cert, &args.upstream_key) {
         (Some(certificate), Some(key)) => {
             Some(CertificateFiles { certificate: certificate.clone(), key: key.clone() })
@@ -463,6 +488,7 @@ fn endpoint(url: &str) -> Result<Endpoint, String> {
         port,
         authority: authority.to_owned(),
         base_path: path.trim_end_matches('/').to_owned(),
+        addresses: Vec::new(),
         tls,
     })
 }
@@ -544,6 +570,9 @@ mod tests {
             ("--upstream-cert a.pem", "--upstream-key"),
             ("--upstream-key a.pem", "--upstream-cert"),
             ("--upstream-insecure --upstream-ca a.pem", "--upstream-insecure"),
+            ("--resolve up", "--resolve"),
+            ("--resolve up=down", "--resolve"),
+            ("--resolve down=10.0.0.1", "--resolve"),
             ("--tls-cert a.pem", "--tls-key"),
             ("--tls-key a.pem", "--tls-cert"),
         ] {

@@ -251,7 +251,8 @@ async fn lease(connection: &mut Connection, chain_deadline: Instant) -> Result<L
     let timeout = core.plan.connect_timeout;
     let tls = core.tls.upstream.as_deref();
     let tls = tls.map(|tls| (tls, &core.turns));
-    let target = connect::Target { authority, addresses: &addresses, tls };
+    let trusted = &core.trusted;
+    let target = connect::Target { authority, addresses: &addresses, trusted, tls };
     match connection.beside(connect::connect(target, timeout, chain_deadline)).await? {
         Ok(transport) => {
             if transport.is_resumed() {

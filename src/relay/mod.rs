@@ -33,6 +33,7 @@ use crate::relay::record::Live;
 use crate::telemetry::log::AccessLog;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::streams::StreamInfo;
+use crate::upstream::connect::Trusted;
 use crate::upstream::pool::{Dropped, Pool};
 
 /// How far the core's shutdown has come.
@@ -60,6 +61,8 @@ pub struct Core {
     pub endpoint: Endpoint,
     /// The endpoint's addresses.
     pub addresses: Resolved,
+    /// The one of them that answered lately.
+    pub trusted: Trusted,
     /// How both sides are secured.
     pub tls: Tls,
     /// Handshakes, one after the other.
@@ -137,6 +140,7 @@ impl Core {
             addresses: parts.addresses,
             tls: parts.tls,
             turns: Turns::default(),
+            trusted: Trusted::default(),
             metrics: parts.metrics,
             access: parts.access,
             streams_max: parts.streams_max,

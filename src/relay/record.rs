@@ -315,7 +315,7 @@ mod tests {
         let plan = Plan::from_args(&args, 20_000, 1).expect("valid");
         Core::new(CoreParts {
             worker: 0,
-            addresses: Resolved::start(&plan.upstream.host, plan.upstream.port),
+            addresses: Resolved::start(&plan.upstream),
             tls: Tls::default(),
             endpoint: plan.upstream,
             plan: plan.exchange,

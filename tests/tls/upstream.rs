@@ -243,3 +243,18 @@ fn openssl_updates_keys_and_asks_to_renegotiate_amid_a_stream() {
         }
     }
 }
+
+#[test]
+fn a_name_is_asked_for_and_verified_wherever_it_is() {
+    let (folder, authority) = (Folder::new(), Authority::new());
+    let ca = authority.file(&folder).display().to_string();
+    let shown = authority.issue(&folder, "server", &["llm.test"]);
+    let (_peer, addr) = python(&shown, "1.3", None);
+    // Nobody listens at the first address.
+    let flags =
+        format!("--upstream-ca {ca} --resolve llm.test=127.0.0.9 --resolve llm.test=127.0.0.1");
+    let server = relay_to(&format!("https://llm.test:{}", addr.port()), drivers()[0], &flags);
+    assert!(got(&server, "/chunked").whole);
+    assert_eq!(server.metrics[0].upstream_connect_errors.get(), 0);
+    stop(server);
+}
