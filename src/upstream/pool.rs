@@ -102,6 +102,10 @@ impl Pool {
 
     /// Closes all (the worker drains).
     pub fn clear(&self) {
-        self.idle.borrow_mut().drain(..).for_each(|idle| idle.transport.close_notify());
+        for idle in self.idle.borrow_mut().drain(..) {
+            idle.transport.close_notify();
+            // The descriptor's own close may come only after the runtime's end.
+            idle.transport.shutdown();
+        }
     }
 }
