@@ -247,18 +247,16 @@ impl Transport {
     ///
     /// # Errors
     /// The driver could not wait.
-    pub fn readable(&self) -> impl Future<Output = io::Result<()>> + use<'_> {
-        async move {
-            let mut waiting = pin!(self.socket().readable(false));
-            // What a session has opened, no readiness of the socket would tell of.
-            poll_fn(|cx| {
-                if self.has_buffered() {
-                    return Poll::Ready(Ok(()));
-                }
-                waiting.as_mut().poll(cx)
-            })
-            .await
-        }
+    pub async fn readable(&self) -> io::Result<()> {
+        let mut waiting = pin!(self.socket().readable(false));
+        // What a session has opened, no readiness of the socket would tell of.
+        poll_fn(|cx| {
+            if self.has_buffered() {
+                return Poll::Ready(Ok(()));
+            }
+            waiting.as_mut().poll(cx)
+        })
+        .await
     }
 
     /// Waits until there is room to write, or a reset. May be dropped at any time.

@@ -145,7 +145,7 @@ impl Progress {
 async fn reach(target: Target<'_>, progress: &mut Progress) -> Result<Transport, Broken> {
     let mut addresses = target.trusted.order(target.addresses, clock::now());
     loop {
-        let raced = Race::new(&addresses).await;
+        let raced = Race::run(&addresses).await;
         progress.errors.extend(raced.errors);
         let Some((address, transport)) = raced.winner else { return Err(Broken::Everywhere) };
         progress.shaking = target.tls.map(|_| address);
@@ -197,7 +197,7 @@ struct Raced {
 }
 
 impl<'a> Race<'a> {
-    async fn new(addresses: &'a [SocketAddr]) -> Raced {
+    async fn run(addresses: &'a [SocketAddr]) -> Raced {
         let (running, errors) = (Vec::new(), Vec::new());
         let mut race = Self { addresses, begun: 0, running, stagger: None, errors };
         let winner = poll_fn(|cx| race.poll(cx)).await;

@@ -226,7 +226,7 @@ impl ResolvesServerCert for Shown {
             ParsedCertificate::try_from(first)
                 .is_ok_and(|parsed| verify_server_name(&parsed, asked).is_ok())
         };
-        shown.iter().find(fits).or(shown.first()).cloned()
+        shown.iter().find(fits).or_else(|| shown.first()).cloned()
     }
 }
 
