@@ -305,3 +305,37 @@ fn a_client_without_http11_is_refused() {
     assert!(refused.to_string().contains("NoApplicationProtocol"), "{refused}");
     stop(server);
 }
+
+#[test]
+fn the_binary_reloads_on_sighup_and_warns_of_what_is_not_verified() {
+    let (folder, authority, mock) = (Folder::new(), Authority::new(), mock());
+    let ca = authority.file(&folder);
+    let config = client_config(&ca, rustls::DEFAULT_VERSIONS);
+    let issued = authority.issue(&folder, "relay", &["relay.test"]);
+    let (certificate, key) = (issued.certificate.display(), issued.key.display());
+    let (certificate, key) = (certificate.to_string(), key.to_string());
+    let upstream = format!("https://{mock}");
+    let args = ["serve", "--listen", "127.0.0.1:0", "--admin", "off", "--workers", "1"];
+    let more = ["--upstream", &upstream, "--upstream-insecure", "--access-log", "off"];
+    let shown = ["--tls-cert", &certificate, "--tls-key", &key];
+    let binary = env!("CARGO_BIN_EXE_millstream");
+    let relay = Program::start(binary, &[&args[..], &more, &shown].concat());
+    relay.says(" -> https://");
+    assert!(relay.said().contains("--upstream-insecure"), "{}", relay.said());
+    let said = relay.said();
+    let listens = &said[said.find("serving https://").expect("where") + 16..];
+    let addr = listens.split(' ').next().and_then(|addr| addr.parse().ok()).expect("an address");
+    let before = certificate_shown(&mut client(addr, &config, "relay.test"));
+    folder.write("relay.pem", "no certificate");
+    relay.signal(rustix::process::Signal::HUP);
+    relay.says("certificates stay as they were: --tls-cert");
+    assert!(certificate_shown(&mut client(addr, &config, "relay.test")) == before);
+    authority.issue(&folder, "relay", &["relay.test"]);
+    relay.signal(rustix::process::Signal::HUP);
+    relay.says("certificates were read again");
+    eventually("it is shown", || {
+        certificate_shown(&mut client(addr, &config, "relay.test")) != before
+    });
+    relay.signal(rustix::process::Signal::TERM);
+    relay.says("draining");
+}

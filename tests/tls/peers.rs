@@ -1,6 +1,6 @@
 //! Programs that speak TLS, started for one test and ended with it.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -21,29 +21,23 @@ impl Program {
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("{name} is needed (tests/run installs it): {error}"));
         let said = Arc::new(Mutex::new(Vec::new()));
-        let (stdout, heard) = (child.stdout.take().expect("piped"), Arc::clone(&said));
-        std::thread::spawn(move || {
-            let mut stdout = BufReader::new(stdout);
-            loop {
-                let n = match stdout.fill_buf() {
-                    Ok([]) | Err(_) => return,
-                    Ok(bytes) => {
-                        heard.lock().expect("no panic").extend_from_slice(bytes);
-                        bytes.len()
-                    }
-                };
-                stdout.consume(n);
-            }
-        });
+        listen(child.stdout.take().expect("piped"), Arc::clone(&said));
+        listen(child.stderr.take().expect("piped"), Arc::clone(&said));
         let stdin = child.stdin.take();
         Self { child, stdin, said }
     }
 
-    /// What it has said.
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("it runs");
+    }
+
+    /// What it has said, on either stream.
     pub(crate) fn said(&self) -> String {
         String::from_utf8_lossy(&self.said.lock().expect("no panic")).into_owned()
     }
@@ -72,6 +66,16 @@ impl Program {
         eventually("it listens", || found().is_some());
         SocketAddr::from(([127, 0, 0, 1], found().expect("a port")))
     }
+}
+
+fn listen(stream: impl Read + Send + 'static, heard: Arc<Mutex<Vec<u8>>>) {
+    std::thread::spawn(move || {
+        let mut stream = stream;
+        let mut part = [0; 65_536];
+        while let Ok(n @ 1..) = stream.read(&mut part) {
+            heard.lock().expect("no panic").extend_from_slice(&part[..n]);
+        }
+    });
 }
 
 impl Drop for Program {

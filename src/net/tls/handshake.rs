@@ -59,20 +59,14 @@ impl Handshake {
     /// Why there will be no connection; the alert that tells the peer is in `out`.
     pub(super) fn advance(&mut self, held: &mut Held, out: &mut Held) -> Result<bool, Error> {
         loop {
-            let incoming = &mut held.bytes_mut()[..self.window];
-            let (discard, step) = match &mut self.connection {
-                Unfinished::Client(client) => look(client.process_tls_records(incoming), out),
-                Unfinished::Server(server) => look(server.process_tls_records(incoming), out),
-            };
-            let step = match step {
+            let step = match self.look(held, out) {
                 Ok(step) => step,
                 Err(error) => {
-                    self.collect_alert(out);
+                    // Where rustls fails it has an alert to send.
+                    while self.wants_write() && matches!(self.look(held, out), Ok(Step::Again)) {}
                     return Err(error);
                 }
             };
-            held.consume(discard);
-            self.window -= discard;
             match step {
                 Step::Again => {}
                 Step::Traffic if !self.is_handshaking() => return Ok(true),
@@ -90,6 +84,13 @@ impl Handshake {
         }
     }
 
+    fn wants_write(&self) -> bool {
+        match &self.connection {
+            Unfinished::Client(client) => client.wants_write(),
+            Unfinished::Server(server) => server.wants_write(),
+        }
+    }
+
     fn is_handshaking(&self) -> bool {
         match &self.connection {
             Unfinished::Client(client) => client.is_handshaking(),
@@ -97,17 +98,16 @@ impl Handshake {
         }
     }
 
-    /// rustls queues an alert where it fails.
-    fn collect_alert(&mut self, out: &mut Held) {
-        for _ in 0..4 {
-            let (_, step) = match &mut self.connection {
-                Unfinished::Client(client) => look(client.process_tls_records(&mut []), out),
-                Unfinished::Server(server) => look(server.process_tls_records(&mut []), out),
-            };
-            if !matches!(step, Ok(Step::Again)) {
-                return;
-            }
-        }
+    /// Has rustls look at the records in its window once.
+    fn look(&mut self, held: &mut Held, out: &mut Held) -> Result<Step, Error> {
+        let incoming = &mut held.bytes_mut()[..self.window];
+        let (discard, step) = match &mut self.connection {
+            Unfinished::Client(client) => obey(client.process_tls_records(incoming), out),
+            Unfinished::Server(server) => obey(server.process_tls_records(incoming), out),
+        };
+        held.consume(discard);
+        self.window -= discard;
+        step
     }
 
     /// Turns the finished handshake into the record layer.
@@ -133,7 +133,7 @@ impl Handshake {
 }
 
 /// Does what rustls's state asks for; says how many bytes it is done with.
-fn look<Data>(
+fn obey<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
     out: &mut Held,
 ) -> (usize, Result<Step, Error>) {

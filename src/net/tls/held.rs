@@ -46,13 +46,16 @@ impl Held {
         n
     }
 
-    /// Keeps `block[start..end]` instead of what was held, in a smaller block where that fits.
+    /// Keeps `block[start..end]` instead of what was held.
     pub(super) fn set(&mut self, block: Block, start: usize, end: usize) {
-        if start == end {
-            *self = Self::default();
-            return;
-        }
-        *self = Self { block: Some(block), start, end };
+        let block = (start < end).then_some(block);
+        *self = Self { block, start, end };
+        self.consume(0);
+    }
+
+    /// Keeps `block[start..end]` for longer: in a smaller block where that fits.
+    pub(super) fn keep(&mut self, block: Block, start: usize, end: usize) {
+        self.set(block, start, end);
         self.shrink();
     }
 

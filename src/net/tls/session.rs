@@ -81,6 +81,8 @@ pub struct Session {
     owed: usize,
     /// What is held may contain a whole record.
     more: bool,
+    /// The peer asked for our next key.
+    update_due: bool,
     /// The peer has said goodbye.
     closed: bool,
     /// We have.
@@ -139,6 +141,7 @@ impl Session {
             out: Held::default(),
             owed: 0,
             more: false,
+            update_due: false,
             closed: false,
             said_goodbye: false,
             resumed: false,
@@ -323,11 +326,11 @@ impl Session {
                         drained = len < end;
                     }
                     Ok(None) => {
-                        self.held.set(block, 0, len);
+                        self.held.keep(block, 0, len);
                         return Ok(0);
                     }
                     Err(error) => {
-                        self.held.set(block, 0, len);
+                        self.held.keep(block, 0, len);
                         return Err(error);
                     }
                 }
@@ -345,7 +348,7 @@ impl Session {
                 let _ = self.flush(wire);
             }
             if made > 0 || self.closed || !self.payload.is_empty() || drained {
-                self.held.set(block, used, len);
+                self.held.keep(block, used, len);
                 return Ok(made);
             }
             block.bytes_mut().copy_within(used..len, 0);
@@ -475,21 +478,28 @@ impl Session {
         if let Stage::Open(records) = &mut self.stage {
             records.update_rx()?;
         }
-        if request == 1 { self.update_key() } else { Ok(()) }
+        // Behind what is sealed already there may be no room; one answer does for many requests.
+        self.update_due |= request == 1;
+        if self.update_due && self.out.is_empty() { self.update_key() } else { Ok(()) }
     }
 
     /// Tells the peer that our next key follows, and takes it.
     fn update_key(&mut self) -> Result<(), Error> {
         self.put(content::HANDSHAKE, &[message::KEY_UPDATE, 0, 0, 1, 0])?;
+        self.update_due = false;
         if let Stage::Open(records) = &mut self.stage {
             records.update_tx()?;
         }
         Ok(())
     }
 
-    /// Queues a short record.
+    /// Queues a short record, where there is room for it: a peer that does not read misses what it
+    /// would be told.
     fn put(&mut self, typ: u8, text: &[u8]) -> Result<(), Error> {
-        if let Stage::Open(records) = &mut self.stage {
+        let fits = self.out.len() + CONTROL_BYTES_MAX <= READ_BUFFER_BYTES;
+        if let Stage::Open(records) = &mut self.stage
+            && fits
+        {
             let n = records.seal(typ, text, self.out.room(CONTROL_BYTES_MAX))?;
             self.out.grew(n);
         }
@@ -548,7 +558,7 @@ impl Session {
         let mut left = taken;
         let mut rest = slices;
         if let Stage::Open(records) = &self.stage
-            && records.is_worn()
+            && (records.is_worn() || self.update_due)
         {
             if !records.is_modern() {
                 return Err(Error::EncryptError);

@@ -548,3 +548,95 @@ fn a_look_takes_nothing() {
     assert!(pair.session.peek(&pair.pipe).expect("looks"));
     assert!(pair.session.is_over());
 }
+
+#[test]
+fn a_peer_that_asks_for_keys_and_does_not_read_costs_one_answer() {
+    let (version, suite) = (&version::TLS13, provider::cipher_suite::TLS13_AES_128_GCM_SHA256);
+    let mut pair = pair(Role::Server, &configs(version, suite), Pipe::new(usize::MAX, usize::MAX));
+    pair.shake();
+    // Nothing goes out from here on, and what waits fills its block.
+    pair.pipe.send_room.set(0);
+    let said = text(WRITE_BYTES_MAX);
+    let counted = pair.session.write(&pair.pipe, &[IoSlice::new(&said)]).expect("writes");
+    assert_eq!(counted, Some(said.len() - 1));
+    for _ in 0..2000 {
+        pair.peer.refresh_traffic_keys().expect("sends an update");
+        pair.hear(b"x", 10);
+    }
+    assert!(pair.session.out.len() <= READ_BUFFER_BYTES);
+    pair.pipe.send_room.set(usize::MAX);
+    let rest = pair.session.write(&pair.pipe, &[IoSlice::new(&said[said.len() - 1..])]);
+    assert_eq!(rest.expect("writes"), Some(1));
+    pair.carry();
+    assert!(pair.heard == said);
+    pair.say(b"with the next key", 20);
+    pair.hear(b"heard", 10);
+}
+
+/// What happens to bytes on a bad day.
+fn damage(bytes: &mut Vec<u8>, random: &mut fastrand::Rng) {
+    if bytes.is_empty() {
+        return;
+    }
+    let at = random.usize(..bytes.len());
+    match random.u8(..6) {
+        0 => bytes[at] ^= 1 << random.u8(..8),
+        1 => bytes.truncate(at),
+        2 => drop(bytes.remove(at)),
+        3 => bytes.insert(at, random.u8(..)),
+        4 => {
+            let again = bytes[at..].to_vec();
+            bytes.extend_from_slice(&again);
+        }
+        _ => bytes[at..].iter_mut().for_each(|byte| *byte = random.u8(..)),
+    }
+}
+
+#[test]
+fn damage_at_any_time_changes_no_byte_that_is_read() {
+    let suites = suites();
+    for seed in 0..1000 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (version, suite) = suites[random.usize(..suites.len())];
+        let role = ROLES[random.usize(..2)];
+        let most = [1, 3, 100, 5000, usize::MAX][random.usize(..5)];
+        let mut pair = pair(role, &configs(version, suite), Pipe::new(most, most));
+        let mut calm = random.usize(..12);
+        let said = text(30_000);
+        let (mut told, mut heard) = (0, Vec::new());
+        let mut room = vec![0; random.usize(1..20_000)];
+        for _ in 0..400 {
+            let out = pair.pipe.outgoing.take();
+            let mut out = out.as_slice();
+            while !out.is_empty() && pair.peer.read_tls(&mut out).is_ok_and(|n| n > 0) {
+                let _ = pair.peer.process_new_packets();
+            }
+            if !pair.peer.is_handshaking() && told < said.len() {
+                let end = (told + random.usize(1..3000)).min(said.len());
+                told += pair.peer.writer().write(&said[told..end]).unwrap_or(0);
+            }
+            let mut sealed = Vec::new();
+            while pair.peer.wants_write() {
+                pair.peer.write_tls(&mut sealed).expect("writes");
+            }
+            match calm {
+                0 => damage(&mut sealed, &mut random),
+                _ => calm -= usize::from(!sealed.is_empty()),
+            }
+            pair.pipe.give(&sealed);
+            if pair.session.is_handshaking() {
+                if pair.session.shake_hands(&pair.pipe).is_err() {
+                    break;
+                }
+                continue;
+            }
+            match pair.session.read(&pair.pipe, &mut room) {
+                Ok(Some(n)) => heard.extend_from_slice(&room[..n]),
+                Ok(None) => {}
+                Err(_) => break,
+            }
+            let _ = pair.session.write(&pair.pipe, &[IoSlice::new(&said[..100])]);
+        }
+        assert!(said.starts_with(&heard), "seed {seed}: {} bytes were read", heard.len());
+    }
+}
