@@ -173,15 +173,6 @@ fn a_wrong_command_line_is_one_line_with_the_flag_and_the_mend() {
         (&["--io", "kqueue"], "--io: \"kqueue\"", "write one of: auto, uring, epoll"),
         (&["--log-level", "loud"], "--log-level: \"loud\"", "write e.g. warn"),
         (&["--access-log", ""], "--access-log: is empty", "write a path, - or off"),
-        (&["--tls-cert", "a.pem"], "--tls-key: 1 certificates and 0 keys", "in the same order"),
-        (
-            &["--upstream-ca", "a.pem"],
-            "--upstream-ca: the upstream is plain http",
-            "write https://",
-        ),
-        (&["--upstream-insecure"], "--upstream-insecure", "write https://"),
-        (&["--tls-handshake-timeout", "0s"], "--tls-handshake-timeout", "write e.g. 30s"),
-        (&["--resolve", "a"], "--resolve: \"a\"", "write e.g. llm.internal=10.0.0.7"),
     ];
     for (flags, starts, mend) in cases {
         for command in ["serve", "check"] {
@@ -200,6 +191,35 @@ fn a_wrong_command_line_is_one_line_with_the_flag_and_the_mend() {
     ] {
         refused(&["serve", "--upstream", url], "--upstream: ", "write e.g. https://api.openai.com");
     }
+    let whole: &[(&[&str], &str, &str)] = &[
+        (&[], "no command is given", "write serve, mock, demo or check"),
+        (&["serv"], "serv: no such command", "did you mean serve?"),
+        (&["serve"], "--upstream: is required", "e.g. --upstream http://"),
+        (&["mock", "--rate", "x"], "--rate: \"x\"", "write e.g. 100"),
+        (&["mock", "--tokens", "-4"], "--tokens: \"-4\"", "write e.g. 500"),
+        (&["demo", "--listen", "x"], "--listen: \"x\"", "write e.g. "),
+    ];
+    for (args, starts, mend) in whole {
+        refused(args, starts, mend);
+    }
+}
+
+#[test]
+fn what_is_wrong_about_tls_or_names_is_one_line_too() {
+    let cases: &[(&[&str], &str, &str)] = &[
+        (&["--tls-cert", "a.pem"], "--tls-key: 1 certificates and 0 keys", "in the same order"),
+        (
+            &["--upstream-ca", "a.pem"],
+            "--upstream-ca: the upstream is plain http",
+            "write https://",
+        ),
+        (&["--upstream-insecure"], "--upstream-insecure", "write https://"),
+        (&["--tls-handshake-timeout", "0s"], "--tls-handshake-timeout", "write e.g. 30s"),
+        (&["--resolve", "a"], "--resolve: \"a\"", "write e.g. llm.internal=10.0.0.7"),
+    ];
+    for (flags, starts, mend) in cases {
+        refused(&[&["serve", "--upstream", "http://127.0.0.1:1"], *flags].concat(), starts, mend);
+    }
     let files: &[(&[&str], &str, &str)] = &[
         (&["--upstream-ca", "/nowhere.pem"], "--upstream-ca: /nowhere.pem cannot be read", ""),
         (
@@ -212,17 +232,6 @@ fn a_wrong_command_line_is_one_line_with_the_flag_and_the_mend() {
     ];
     for (flags, starts, mend) in files {
         refused(&[&["check", "--upstream", "https://127.0.0.1:1"], *flags].concat(), starts, mend);
-    }
-    let whole: &[(&[&str], &str, &str)] = &[
-        (&[], "no command is given", "write serve, mock, demo or check"),
-        (&["serv"], "serv: no such command", "did you mean serve?"),
-        (&["serve"], "--upstream: is required", "e.g. --upstream http://"),
-        (&["mock", "--rate", "x"], "--rate: \"x\"", "write e.g. 100"),
-        (&["mock", "--tokens", "-4"], "--tokens: \"-4\"", "write e.g. 500"),
-        (&["demo", "--listen", "x"], "--listen: \"x\"", "write e.g. "),
-    ];
-    for (args, starts, mend) in whole {
-        refused(args, starts, mend);
     }
 }
 
