@@ -258,3 +258,29 @@ fn a_name_is_asked_for_and_verified_wherever_it_is() {
     assert_eq!(server.metrics[0].upstream_connect_errors.get(), 0);
     stop(server);
 }
+
+#[test]
+fn ssl_cert_file_names_the_authorities() {
+    let (folder, authority) = (Folder::new(), Authority::new());
+    let ca = authority.file(&folder).display().to_string();
+    let shown = authority.issue(&folder, "server", &["127.0.0.1"]);
+    let (_peer, addr) = python(&shown, "1.3", None);
+    let binary = env!("CARGO_BIN_EXE_millstream");
+    let upstream = url(addr);
+    let args = [binary, "serve", "--listen", "127.0.0.1:0", "--admin", "off", "--workers", "1"];
+    let args = [&args[..], &["--upstream", &upstream, "--retries", "0"]].concat();
+    for (file, status) in [(ca.as_str(), 200), ("/nowhere.pem", 0)] {
+        let set = format!("SSL_CERT_FILE={file}");
+        let relay = Program::start("env", &[&[set.as_str()][..], &args].concat());
+        if status == 0 {
+            relay.says("SSL_CERT_FILE: /nowhere.pem holds no certificate");
+            continue;
+        }
+        relay.says(" -> https://");
+        let said = relay.said();
+        let listens = &said[said.find("serving http://").expect("where") + 15..];
+        let at = listens.split(' ').next().and_then(|at| at.parse().ok()).expect("an address");
+        let got = ask(at, &chat("/chunked", "")).expect("an answer");
+        assert_eq!(got.head.status(), status, "{}", got.text());
+    }
+}
