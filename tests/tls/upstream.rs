@@ -271,7 +271,8 @@ fn ssl_cert_file_names_the_authorities() {
     let args = [&args[..], &["--upstream", &upstream, "--retries", "0"]].concat();
     for (file, status) in [(ca.as_str(), 200), ("/nowhere.pem", 0)] {
         let set = format!("SSL_CERT_FILE={file}");
-        let relay = Program::start("env", &[&[set.as_str()][..], &args].concat());
+        let env = ["-u", "SSL_CERT_DIR", set.as_str()];
+        let relay = Program::start("env", &[&env[..], &args].concat());
         if status == 0 {
             relay.says("SSL_CERT_FILE: /nowhere.pem holds no certificate");
             continue;
