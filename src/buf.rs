@@ -101,6 +101,9 @@ thread_local! {
 }
 
 impl Block {
+    /// Bytes of the smallest block.
+    pub const SMALLEST: usize = CLASSES[0];
+
     /// A block of at least `bytes` bytes, the smallest that fits; requests above
     /// [`READ_BUFFER_BYTES`] get that size.
     pub fn with_room(bytes: usize) -> Self {

@@ -52,8 +52,18 @@ pub const ACCESS_LOG_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time a kept downstream connection may wait for its next request.
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
-/// Time to establish one upstream connection, default of `--connect-timeout`.
+/// Time a downstream may take for its TLS handshake, default of `--tls-handshake-timeout`. HAProxy
+/// and Envoy advise 5 to 15 s.
+pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time to establish one upstream connection, its TLS handshake included, default of `--connect-timeout`.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time before the next address is tried beside the last (RFC 8305, section 5, "Connection Attempt
+/// Delay").
+pub const ADDRESS_STAGGER: Duration = Duration::from_millis(250);
+/// Time an address that answered goes before those that did not.
+pub const ADDRESS_TRUSTED: Duration = Duration::from_secs(60);
+/// Time the addresses of a name are used that does not resolve any more.
+pub const RESOLVED_KEPT: Duration = Duration::from_secs(3600);
 /// Time all connection attempts of one exchange may take together.
 pub const CONNECT_CHAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time from the request sent to the response head and first frame, default of
@@ -95,8 +105,9 @@ pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 /// signals, the resolver, the admin listener and its connections; 22 were counted at rest.
 pub const DESCRIPTORS_RESERVED: u64 = 32 + ADMIN_CONNECTIONS_MAX as u64;
 /// Descriptors of one worker beside two for each listener (the socket and its watched twin): the
-/// ring or epoll, its wake-up, both ends of the control socket and its watched twin.
-pub const DESCRIPTORS_PER_WORKER: u64 = 8;
+/// ring or epoll, its wake-up, both ends of the control socket and its watched twin, and the three
+/// that handshakes wait on.
+pub const DESCRIPTORS_PER_WORKER: u64 = 11;
 /// Descriptors one stream needs: its downstream and its upstream socket.
 pub const DESCRIPTORS_PER_STREAM: u64 = 2;
 

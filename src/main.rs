@@ -34,6 +34,9 @@ fn main() -> ExitCode {
         }
         Command::Check(args) => match plan(&args) {
             Ok(plan) => {
+                if let Err(error) = server::load_tls(&plan) {
+                    return fail(&error, USAGE);
+                }
                 print!("{}", plan.describe());
                 Ok(())
             }

@@ -14,6 +14,7 @@ use crate::config::plan::{AccessLogTo, Plan};
 use crate::limits::DESCRIPTOR_TABLE_MAX;
 use crate::net::listener;
 use crate::net::resolver::Resolved;
+use crate::net::tls::config::{DownstreamTls, Tls, UpstreamTls};
 use crate::relay::CoreParts;
 use crate::telemetry::log::{self as access, AccessLog};
 use crate::telemetry::metrics::WorkerMetrics;
@@ -22,6 +23,9 @@ use crate::worker::{self, Driver, WorkerParts, command};
 
 /// Time a worker has to answer a snapshot.
 const SNAPSHOT_WAIT: Duration = Duration::from_millis(500);
+
+/// Time between two looks at the certificates' files.
+const CERTIFICATES_WATCHED_EVERY: Duration = Duration::from_secs(1);
 
 /// A running relay.
 pub struct Server {
@@ -37,6 +41,7 @@ pub struct Server {
     controls: Arc<Vec<UnixStream>>,
     workers: Vec<JoinHandle<()>>,
     access: access::Writer,
+    tls: Option<Arc<DownstreamTls>>,
     drain_grace: Duration,
 }
 
@@ -46,8 +51,9 @@ impl Server {
     /// # Errors
     /// An address cannot be bound, the access log cannot be opened, or no driver works.
     pub fn start(plan: &Plan) -> io::Result<Self> {
+        let tls = load_tls(plan).map_err(io::Error::other)?;
         let (access_log, access) = open_access_log(plan)?;
-        let resolved = Resolved::start(&plan.upstream.host, plan.upstream.port);
+        let resolved = Resolved::start(&plan.upstream);
         let (addresses, listeners) = bind_all(&plan.listen, plan.workers)?;
         let cpus = allowed_cpus();
         let mut controls = Vec::new();
@@ -57,7 +63,7 @@ impl Server {
             let (ours, theirs) = UnixStream::pair()?;
             let (snapshot_to, snapshot_from) = sync_channel(1);
             let (started_to, started_from) = sync_channel(1);
-            let core = core_parts(plan, number, &resolved, &access_log);
+            let core = core_parts(plan, number, &resolved, &tls, &access_log);
             let cells = Arc::clone(&core.metrics);
             let parts = WorkerParts {
                 core,
@@ -85,6 +91,9 @@ impl Server {
             }
             None => None,
         };
+        if let Some(tls) = &tls.downstream {
+            watch_certificates(tls)?;
+        }
         let drain_grace = plan.exchange.drain_grace;
         Ok(Self {
             addresses,
@@ -95,8 +104,16 @@ impl Server {
             controls,
             workers,
             access,
+            tls: tls.downstream,
             drain_grace,
         })
+    }
+
+    /// Reads the certificates shown to clients again; live connections keep theirs.
+    pub fn reload_certificates(&self) {
+        if let Some(tls) = &self.tls {
+            reload(tls);
+        }
     }
 
     fn tell(&self, command: u8) {
@@ -141,17 +158,43 @@ impl Server {
     }
 }
 
-fn core_parts(plan: &Plan, worker: usize, resolved: &Resolved, access: &AccessLog) -> CoreParts {
+fn core_parts(
+    plan: &Plan,
+    worker: usize,
+    resolved: &Resolved,
+    tls: &Tls,
+    access: &AccessLog,
+) -> CoreParts {
+    let metrics = Arc::new(WorkerMetrics::new());
+    let insecure = plan.upstream.tls.as_ref().is_some_and(|tls| tls.insecure);
+    metrics.upstream_insecure.set(i64::from(insecure));
     CoreParts {
         worker,
         plan: plan.exchange.clone(),
         endpoint: plan.upstream.clone(),
         addresses: resolved.clone(),
-        metrics: Arc::new(WorkerMetrics::new()),
+        tls: tls.clone(),
+        metrics,
         access: access.clone(),
         // Shares are rounded up: a limit of 1 must not be 0 on the second core.
         streams_max: plan.streams_max.div_ceil(plan.workers),
     }
+}
+
+/// Reads what TLS needs, for both sides.
+///
+/// # Errors
+/// One line: the flag, why, and the mend.
+pub fn load_tls(plan: &Plan) -> Result<Tls, String> {
+    let upstream = match &plan.upstream.tls {
+        None => None,
+        Some(tls) => Some(Arc::new(UpstreamTls::load(tls, &plan.upstream.host)?)),
+    };
+    let downstream = match plan.certificates.as_slice() {
+        [] => None,
+        files => Some(Arc::new(DownstreamTls::load(files)?)),
+    };
+    Ok(Tls { upstream, downstream })
 }
 
 fn open_access_log(plan: &Plan) -> io::Result<(AccessLog, access::Writer)> {
@@ -162,6 +205,28 @@ fn open_access_log(plan: &Plan) -> io::Result<(AccessLog, access::Writer)> {
             io::Error::other(format!("--access-log: {} cannot be opened: {error}", path.display()))
         }),
     }
+}
+
+fn reload(tls: &DownstreamTls) {
+    match tls.reload() {
+        Ok(()) => log::info!("certificates were read again; new connections get them"),
+        Err(error) => log::error!("certificates stay as they were: {error}"),
+    }
+}
+
+/// Watches the certificates' files for as long as the relay lives.
+fn watch_certificates(tls: &Arc<DownstreamTls>) -> io::Result<()> {
+    let tls = Arc::downgrade(tls);
+    std::thread::Builder::new().name("certificates".into()).spawn(move || {
+        loop {
+            std::thread::sleep(CERTIFICATES_WATCHED_EVERY);
+            let Some(tls) = tls.upgrade() else { return };
+            if tls.has_changed() {
+                reload(&tls);
+            }
+        }
+    })?;
+    Ok(())
 }
 
 /// Binds every address once per worker. Port 0 is resolved by the first and shared by the rest.
@@ -272,6 +337,7 @@ pub fn run(plan: &Plan) -> io::Result<()> {
     for signal in signals.forever() {
         if signal == SIGHUP {
             server.access.reopen();
+            server.reload_certificates();
             continue;
         }
         break;
@@ -283,17 +349,24 @@ pub fn run(plan: &Plan) -> io::Result<()> {
     Ok(())
 }
 
-/// The one line of start-up.
+/// The one line of start-up, and a warning where there is cause.
 fn announce(server: &Server, plan: &Plan) {
-    let listen: Vec<String> = server.addresses.iter().map(|a| format!("http://{a}")).collect();
+    if plan.upstream.tls.as_ref().is_some_and(|tls| tls.insecure) {
+        log::warn!(
+            "--upstream-insecure: the certificate of {} is not verified, so anyone in between can \
+             read and change everything",
+            plan.upstream.authority
+        );
+    }
+    let scheme = if server.tls.is_some() { "https" } else { "http" };
+    let listen: Vec<String> = server.addresses.iter().map(|a| format!("{scheme}://{a}")).collect();
     let why = server.driver.fell_back.as_deref();
     let why = why.map_or_else(String::new, |why| format!(" (fell back: {why})"));
     let admin = server.admin.map_or_else(|| "off".to_owned(), |admin| format!("http://{admin}"));
     log::info!(
-        "serving {} -> http://{}{}, {} worker{} on {}{why}, up to {} streams, admin {admin}",
+        "serving {} -> {}, {} worker{} on {}{why}, up to {} streams, admin {admin}",
         listen.join(", "),
-        plan.upstream.authority,
-        plan.upstream.base_path,
+        plan.upstream.url(),
         plan.workers,
         if plan.workers == 1 { "" } else { "s" },
         server.driver.name,

@@ -17,6 +17,7 @@ use crate::clock;
 use crate::config::plan::Io;
 use crate::net::listener::{self, Accepted};
 use crate::net::stream::Transport;
+use crate::net::tls::config::DownstreamTls;
 use crate::net::wait::{poll_deadline, poll_slot};
 use crate::relay::{Core, CoreParts, Stage, connection};
 use crate::telemetry::streams::StreamInfo;
@@ -268,6 +269,15 @@ fn spawn_connection(core: &Rc<Core>, stream: std::net::TcpStream, peer: std::net
             return;
         }
     };
+    let transport = match core.tls.downstream.as_deref().map(DownstreamTls::session) {
+        None => transport,
+        Some(Ok(session)) => transport.secure(session),
+        Some(Err(error)) => {
+            core.metrics.accept_errors.inc();
+            log::error!("a TLS connection cannot be begun: {error}");
+            return;
+        }
+    };
     spawn_caught(core, peer, connection::serve(Rc::clone(core), transport, peer));
 }
 
@@ -322,6 +332,7 @@ mod tests {
     use crate::config::cli::{Cli, Command};
     use crate::config::plan::Plan;
     use crate::net::resolver::Resolved;
+    use crate::net::tls::config::Tls;
     use crate::telemetry::log::AccessLog;
     use crate::telemetry::metrics::WorkerMetrics;
 
@@ -333,7 +344,8 @@ mod tests {
         let plan = Plan::from_args(&args, 20_000, 1).expect("valid");
         Core::new(CoreParts {
             worker: 0,
-            addresses: Resolved::start(&plan.upstream.host, plan.upstream.port),
+            addresses: Resolved::start(&plan.upstream),
+            tls: Tls::default(),
             endpoint: plan.upstream,
             plan: plan.exchange,
             metrics: Arc::new(WorkerMetrics::new()),

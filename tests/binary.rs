@@ -179,10 +179,17 @@ fn a_wrong_command_line_is_one_line_with_the_flag_and_the_mend() {
             refused(&[&[command], &up[1..], *flags].concat(), starts, mend);
         }
     }
-    for url in
-        ["https://a", "a:1", "http://", "http://:1", "http://a:0", "http://a/?q", "http://a b"]
-    {
-        refused(&["serve", "--upstream", url], "--upstream: ", "write e.g. http://127.0.0.1:9000");
+    for url in [
+        "ftp://a",
+        "a:1",
+        "https://",
+        "http://",
+        "http://:1",
+        "http://a:0",
+        "http://a/?q",
+        "http://a b",
+    ] {
+        refused(&["serve", "--upstream", url], "--upstream: ", "write e.g. https://api.openai.com");
     }
     let whole: &[(&[&str], &str, &str)] = &[
         (&[], "no command is given", "write serve, mock, demo or check"),
@@ -194,6 +201,37 @@ fn a_wrong_command_line_is_one_line_with_the_flag_and_the_mend() {
     ];
     for (args, starts, mend) in whole {
         refused(args, starts, mend);
+    }
+}
+
+#[test]
+fn what_is_wrong_about_tls_or_names_is_one_line_too() {
+    let cases: &[(&[&str], &str, &str)] = &[
+        (&["--tls-cert", "a.pem"], "--tls-key: 1 certificates and 0 keys", "in the same order"),
+        (
+            &["--upstream-ca", "a.pem"],
+            "--upstream-ca: the upstream is plain http",
+            "write https://",
+        ),
+        (&["--upstream-insecure"], "--upstream-insecure", "write https://"),
+        (&["--tls-handshake-timeout", "0s"], "--tls-handshake-timeout", "write e.g. 30s"),
+        (&["--resolve", "a"], "--resolve: \"a\"", "write e.g. llm.internal=10.0.0.7"),
+    ];
+    for (flags, starts, mend) in cases {
+        refused(&[&["serve", "--upstream", "http://127.0.0.1:1"], *flags].concat(), starts, mend);
+    }
+    let files: &[(&[&str], &str, &str)] = &[
+        (&["--upstream-ca", "/nowhere.pem"], "--upstream-ca: /nowhere.pem cannot be read", ""),
+        (
+            &["--upstream-tls-name", "a b"],
+            "--upstream-tls-name: \"a b\"",
+            "write e.g. llm.internal",
+        ),
+        (&["--tls-cert", "/no", "--tls-key", "/no"], "--tls-cert: /no cannot be read", ""),
+        (&["--tls-cert", "Cargo.toml", "--tls-key", "/no"], "--tls-cert: Cargo.toml holds", "PEM"),
+    ];
+    for (flags, starts, mend) in files {
+        refused(&[&["check", "--upstream", "https://127.0.0.1:1"], *flags].concat(), starts, mend);
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(rustdoc::bare_urls)]
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -11,7 +12,9 @@ use super::units::{OrOff, duration, duration_or_off, size};
 const EXAMPLES: &str = "\
 Examples:
   millstream demo
-  millstream serve --listen 0.0.0.0:8080 --upstream http://llm.internal:8000
+  millstream serve --listen 0.0.0.0:8080 --upstream https://api.openai.com
+  millstream serve --listen 0.0.0.0:8443 --tls-cert fullchain.pem --tls-key key.pem \
+    --upstream https://llm.internal --upstream-ca ca.pem
   millstream serve --upstream http://127.0.0.1:9000 --heartbeat 10s --access-log /var/log/millstream.log
   millstream check --upstream http://127.0.0.1:9000 --high-water-mark 512k";
 
@@ -51,9 +54,13 @@ pub struct ServeArgs {
     )]
     pub listen: Vec<SocketAddr>,
     /// The upstream's base URL; a path in it is put before the request's path
-    /// [no default; e.g. http://llm.internal:8000]
+    /// [no default; e.g. https://api.openai.com]
     #[arg(long, value_name = "URL", help_heading = "Where")]
     pub upstream: String,
+    /// Address of the upstream's name, instead of looking it up; repeatable for several
+    /// [default: none; e.g. llm.internal=10.0.0.7]
+    #[arg(long, value_name = "NAME=ADDR", help_heading = "Where")]
+    pub resolve: Vec<String>,
     /// Address of the admin listener (/metrics, /healthz, /readyz, /streams), or off
     /// [default: 127.0.0.1:9901; e.g. off]
     #[arg(
@@ -64,6 +71,36 @@ pub struct ServeArgs {
         hide_default_value = true
     )]
     pub admin: String,
+
+    /// Certificate chain to show to clients, a PEM file: every --listen address then speaks TLS.
+    /// Repeatable; by the name a client asks for, else the first. Read again when it changes or on
+    /// SIGHUP [default: none; e.g. fullchain.pem]
+    #[arg(long, value_name = "FILE", help_heading = "TLS")]
+    pub tls_cert: Vec<PathBuf>,
+    /// Private key of each --tls-cert, in the same order, a PEM file [default: none; e.g. key.pem]
+    #[arg(long, value_name = "FILE", help_heading = "TLS")]
+    pub tls_key: Vec<PathBuf>,
+    /// Time a client may take for its TLS handshake [default: 10s; e.g. 5s]
+    #[arg(long, value_name = "DURATION", help_heading = "TLS", value_parser = duration, default_value = "10s", hide_default_value = true)]
+    pub tls_handshake_timeout: Duration,
+    /// Authorities to verify an https upstream by, a PEM file
+    /// [default: the platform's, or SSL_CERT_FILE; e.g. ca.pem]
+    #[arg(long, value_name = "FILE", help_heading = "TLS")]
+    pub upstream_ca: Option<PathBuf>,
+    /// Client certificate chain for an upstream that wants one, a PEM file
+    /// [default: none; e.g. client.pem]
+    #[arg(long, value_name = "FILE", help_heading = "TLS")]
+    pub upstream_cert: Option<PathBuf>,
+    /// Its private key, a PEM file [default: none; e.g. client.key]
+    #[arg(long, value_name = "FILE", help_heading = "TLS")]
+    pub upstream_key: Option<PathBuf>,
+    /// Name the upstream's certificate must have [default: the URL's host; e.g. llm.internal]
+    #[arg(long, value_name = "NAME", help_heading = "TLS")]
+    pub upstream_tls_name: Option<String>,
+    /// Do not verify the upstream's certificate: anyone in between can read and change everything
+    /// [default: off; e.g. --upstream-insecure]
+    #[arg(long, help_heading = "TLS")]
+    pub upstream_insecure: bool,
 
     /// Worker threads, one event loop each [default: the CPUs this process may use; e.g. 4]
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Process")]
@@ -322,7 +359,7 @@ mod tests {
                 "--workers: \"-1\"",
                 "e.g. 4",
             ),
-            (&["serve", "--upstream"], "--upstream", "e.g. http://llm.internal:8000"),
+            (&["serve", "--upstream"], "--upstream", "e.g. https://api.openai.com"),
             (&["serve", "--upstream", "http://a", "--pin=3"], "--pin", "alone"),
             (&["serve", "--upstream", "http://a", "--listen", "x"], "--listen", "0.0.0.0:8080"),
             (&[], "no command", "serve"),

@@ -1,6 +1,6 @@
 //! What will run: every value checked, every default filled in.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,7 +32,30 @@ pub enum AccessLogTo {
     Path(PathBuf),
 }
 
-/// An upstream's address.
+/// A certificate's chain and its key, as PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The chain, the end entity's certificate first.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// How an upstream is reached over TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamTlsPlan {
+    /// The authorities to trust instead of the platform's.
+    pub ca: Option<PathBuf>,
+    /// What we show where we are asked.
+    pub certificate: Option<CertificateFiles>,
+    /// The name asked for and verified, where it is not the host.
+    pub name: Option<String>,
+    /// Its certificate is not verified.
+    pub insecure: bool,
+}
+
+/// An upstream's address, with everything its connections differ by: two exchanges may share a
+/// pooled connection only where all of this is equal. A pool is one endpoint's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Name or IP literal, without brackets.
@@ -43,6 +66,18 @@ pub struct Endpoint {
     pub authority: String,
     /// Put before each request's path; no slash at its end.
     pub base_path: String,
+    /// Where it is, instead of where its name says (`--resolve`).
+    pub addresses: Vec<IpAddr>,
+    /// Spoken to over TLS.
+    pub tls: Option<UpstreamTlsPlan>,
+}
+
+impl Endpoint {
+    /// Its URL.
+    pub fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}{}", self.authority, self.base_path)
+    }
 }
 
 /// When attempts are repeated.
@@ -84,6 +119,7 @@ pub struct ExchangePlan {
     pub write_timeout: Duration,
     pub head_timeout: Duration,
     pub keep_alive_timeout: Duration,
+    pub tls_handshake_timeout: Duration,
     pub heartbeat: Option<Duration>,
     pub half_close: bool,
     pub retry: RetryPlan,
@@ -96,6 +132,8 @@ pub struct ExchangePlan {
 pub struct Plan {
     /// Addresses to listen on.
     pub listen: Vec<SocketAddr>,
+    /// Certificates shown to clients; none for plain HTTP.
+    pub certificates: Vec<CertificateFiles>,
     /// Where requests go.
     pub upstream: Endpoint,
     /// Worker threads.
@@ -138,7 +176,8 @@ impl Plan {
         let streams_max = streams_max(args, descriptors, workers, pool_idle_max)?;
         Ok(Self {
             listen: args.listen.clone(),
-            upstream: endpoint(&args.upstream)?,
+            certificates: certificates(args)?,
+            upstream: upstream(args)?,
             workers,
             pin: args.pin,
             io: args.io,
@@ -164,7 +203,16 @@ impl Plan {
         };
         let rows = [
             ("listen", listen.join(", ")),
-            ("upstream", format!("http://{}{}", self.upstream.authority, self.upstream.base_path)),
+            ("tls certificates", self.certificates.len().to_string()),
+            ("upstream", self.upstream.url()),
+            ("upstream tls", describe_tls(self.upstream.tls.as_ref())),
+            (
+                "upstream is at",
+                match self.upstream.addresses.as_slice() {
+                    [] => "where its name says".to_owned(),
+                    given => format!("{given:?}"),
+                },
+            ),
             ("admin", self.admin.map_or_else(|| "off".to_owned(), |admin| admin.to_string())),
             ("workers", format!("{}{}", self.workers, if self.pin { ", pinned" } else { "" })),
             ("io", format!("{:?}", self.io).to_lowercase()),
@@ -178,6 +226,7 @@ impl Plan {
             ("stream timeout", off(x.stream_timeout)),
             ("write timeout", format!("{:?}", x.write_timeout)),
             ("head / keep-alive", format!("{:?} / {:?}", x.head_timeout, x.keep_alive_timeout)),
+            ("tls handshake", format!("{:?}", x.tls_handshake_timeout)),
             ("heartbeat", off(x.heartbeat)),
             ("half-close", if x.half_close { "allowed" } else { "means leaving" }.to_owned()),
             (
@@ -229,6 +278,7 @@ fn exchange_plan(args: &ServeArgs, pool_idle_max: usize) -> Result<ExchangePlan,
         write_timeout: args.write_timeout,
         head_timeout: args.head_timeout,
         keep_alive_timeout: args.keep_alive_timeout,
+        tls_handshake_timeout: args.tls_handshake_timeout,
         heartbeat: args.heartbeat.0,
         half_close: args.half_close,
         retry: RetryPlan {
@@ -264,6 +314,7 @@ fn check_exchange(args: &ServeArgs, high: usize, low: usize) -> Result<(), Strin
         ("--write-timeout", args.write_timeout),
         ("--head-timeout", args.head_timeout),
         ("--keep-alive-timeout", args.keep_alive_timeout),
+        ("--tls-handshake-timeout", args.tls_handshake_timeout),
     ] {
         if value.is_zero() {
             return Err(format!("{flag}: 0 would be due at once; write e.g. 30s"));
@@ -322,16 +373,98 @@ fn streams_max(
     }
 }
 
+/// What `check` prints about the upstream's TLS.
+fn describe_tls(tls: Option<&UpstreamTlsPlan>) -> String {
+    let Some(tls) = tls else { return "none".to_owned() };
+    let trust = match &tls.ca {
+        _ if tls.insecure => "NOT VERIFIED (--upstream-insecure)".to_owned(),
+        Some(ca) => format!("verified by {}", ca.display()),
+        None => "verified by the platform's authorities".to_owned(),
+    };
+    let name = tls.name.as_ref().map_or_else(String::new, |name| format!(", as {name}"));
+    let shown = if tls.certificate.is_some() { ", with a client certificate" } else { "" };
+    format!("{trust}{name}{shown}")
+}
+
+/// Pairs `--tls-cert` with `--tls-key`, in order.
+fn certificates(args: &ServeArgs) -> Result<Vec<CertificateFiles>, String> {
+    let (given, keys) = (args.tls_cert.len(), args.tls_key.len());
+    if given != keys {
+        let flag = if given < keys { "--tls-cert" } else { "--tls-key" };
+        return Err(format!(
+            "{flag}: {given} certificates and {keys} keys were given; give one --tls-key for each \
+             --tls-cert, in the same order"
+        ));
+    }
+    let pairs = args.tls_cert.iter().zip(&args.tls_key);
+    let files = |(certificate, key): (&PathBuf, &PathBuf)| CertificateFiles {
+        certificate: certificate.clone(),
+        key: key.clone(),
+    };
+    Ok(pairs.map(files).collect())
+}
+
+/// The addresses that `--resolve` gives for `host`.
+fn overrides(args: &ServeArgs, host: &str) -> Result<Vec<IpAddr>, String> {
+    let address = |given: &String| {
+        let refuse =
+            |why: &str| format!("--resolve: {given:?}: {why}; write e.g. llm.internal=10.0.0.7");
+        let (name, address) = given.split_once('=').ok_or_else(|| refuse("it has no ="))?;
+        if !name.eq_ignore_ascii_case(host) {
+            return Err(refuse("this is not the upstream's name"));
+        }
+        let address = address.trim_start_matches('[').trim_end_matches(']');
+        address.parse().map_err(|_| refuse("what stands behind = is no IP address"))
+    };
+    args.resolve.iter().map(address).collect()
+}
+
+/// The upstream with its TLS.
+fn upstream(args: &ServeArgs) -> Result<Endpoint, String> {
+    let mut endpoint = endpoint(&args.upstream)?;
+    endpoint.addresses = overrides(args, &endpoint.host)?;
+    let certificate = match (&args.upstream_cert, &args.upstream_key) {
+        (Some(certificate), Some(key)) => {
+            Some(CertificateFiles { certificate: certificate.clone(), key: key.clone() })
+        }
+        (None, None) => None,
+        (Some(_), None) => return Err("--upstream-key: is missing beside --upstream-cert".into()),
+        (None, Some(_)) => return Err("--upstream-cert: is missing beside --upstream-key".into()),
+    };
+    let plan = UpstreamTlsPlan {
+        ca: args.upstream_ca.clone(),
+        certificate,
+        name: args.upstream_tls_name.clone(),
+        insecure: args.upstream_insecure,
+    };
+    if plan.insecure && plan.ca.is_some() {
+        return Err("--upstream-insecure: verifies nothing, so --upstream-ca has no effect; \
+                    leave one of them out"
+            .into());
+    }
+    if endpoint.tls.is_some() {
+        endpoint.tls = Some(plan);
+        return Ok(endpoint);
+    }
+    let flag = match &plan {
+        UpstreamTlsPlan { ca: Some(_), .. } => "--upstream-ca",
+        UpstreamTlsPlan { certificate: Some(_), .. } => "--upstream-cert",
+        UpstreamTlsPlan { name: Some(_), .. } => "--upstream-tls-name",
+        UpstreamTlsPlan { insecure: true, .. } => "--upstream-insecure",
+        _ => return Ok(endpoint),
+    };
+    Err(format!("{flag}: the upstream is plain http; write https:// for it, or leave this out"))
+}
+
 /// Reads the upstream's URL.
 fn endpoint(url: &str) -> Result<Endpoint, String> {
-    let mend = "write e.g. http://127.0.0.1:9000";
+    let mend = "write e.g. https://api.openai.com or http://127.0.0.1:9000";
     let refuse = |why: &str| format!("--upstream: {url:?}: {why}; {mend}");
-    if url.starts_with("https://") {
-        let why = "https upstreams are not built in yet";
-        return Err(refuse(&format!("{why}; let a TLS client proxy stand in front of it")));
-    }
-    let rest =
-        url.strip_prefix("http://").ok_or_else(|| refuse("it does not begin with http://"))?;
+    let (rest, tls) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => (rest, Some(UpstreamTlsPlan::default())),
+        (_, Some(rest)) => (rest, None),
+        _ => return Err(refuse("it begins neither with https:// nor with http://")),
+    };
     if rest.contains(['?', '#', '@', ' ']) {
         return Err(refuse("query, fragment and user have no meaning here"));
     }
@@ -344,7 +477,7 @@ fn endpoint(url: &str) -> Result<Endpoint, String> {
             let port = port.parse().map_err(|_| refuse("the port is not a number"))?;
             (host, port)
         }
-        _ => (authority, 80),
+        _ => (authority, if tls.is_some() { 443 } else { 80 }),
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
     if host.is_empty() || port == 0 {
@@ -355,6 +488,8 @@ fn endpoint(url: &str) -> Result<Endpoint, String> {
         port,
         authority: authority.to_owned(),
         base_path: path.trim_end_matches('/').to_owned(),
+        addresses: Vec::new(),
+        tls,
     })
 }
 
@@ -393,6 +528,7 @@ mod tests {
         assert_eq!((x.retry.retries, x.retry.backoff), (l::RETRIES, l::RETRY_BACKOFF));
         assert_eq!((x.pool.idle_max, x.pool.idle_timeout), (POOL_IDLE_MAX, l::POOL_IDLE_TIMEOUT));
         assert_eq!(x.drain_grace, l::DRAIN_GRACE);
+        assert_eq!(x.tls_handshake_timeout, l::TLS_HANDSHAKE_TIMEOUT);
         let own = DESCRIPTORS_RESERVED + 2 * (DESCRIPTORS_PER_WORKER + 2);
         assert_eq!((plan.workers, plan.streams_max as u64), (2, (20_000 - own - 128) / 2));
         assert_eq!(
@@ -428,12 +564,24 @@ mod tests {
             ("--admin 127.0.0.1:8080", "--admin"),
             ("--listen 127.0.0.1:1 --listen 127.0.0.1:1", "--listen"),
             ("--write-timeout 0s", "--write-timeout"),
+            ("--upstream-ca a.pem", "--upstream-ca"),
+            ("--upstream-insecure", "--upstream-insecure"),
+            ("--upstream-tls-name a", "--upstream-tls-name"),
+            ("--upstream-cert a.pem", "--upstream-key"),
+            ("--upstream-key a.pem", "--upstream-cert"),
+            ("--upstream-insecure --upstream-ca a.pem", "--upstream-insecure"),
+            ("--resolve up", "--resolve"),
+            ("--resolve up=down", "--resolve"),
+            ("--resolve down=10.0.0.1", "--resolve"),
+            ("--tls-cert a.pem", "--tls-key"),
+            ("--tls-key a.pem", "--tls-cert"),
         ] {
             let error = plan(flags).expect_err(flags);
             assert!(error.starts_with(starts), "{flags}: {error}");
         }
         for url in [
-            "https://a",
+            "ftp://a",
+            "https://",
             "a:1",
             "http://",
             "http://a:x",
@@ -445,5 +593,9 @@ mod tests {
         }
         assert_eq!(endpoint("http://[::1]:9").map(|e| (e.host, e.port)), Ok(("::1".into(), 9)));
         assert_eq!(endpoint("http://[::1]").map(|e| (e.host, e.port)), Ok(("::1".into(), 80)));
+        assert_eq!(
+            endpoint("https://a/v1").map(|e| (e.url(), e.port)),
+            Ok(("https://a/v1".into(), 443))
+        );
     }
 }

@@ -10,4 +10,5 @@
 pub mod listener;
 pub mod resolver;
 pub mod stream;
+pub mod tls;
 pub mod wait;

@@ -3,70 +3,211 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use crate::clock;
+use crate::config::plan::Endpoint;
+use crate::limits::RESOLVED_KEPT;
 
 /// Time between two look-ups of a name.
 const REFRESH: Duration = Duration::from_secs(30);
-/// Time between two look-ups while there is no answer yet.
+/// Time between two look-ups while there is no answer.
 const RETRY: Duration = Duration::from_secs(1);
+/// Time the start-up waits for the first answer.
+const FIRST_WAIT: Duration = Duration::from_secs(3);
 
-/// The addresses of one name, kept fresh. A failing refresh keeps the last good set.
+/// The addresses of one name, kept fresh. A failing refresh keeps the last good set for
+/// [`RESOLVED_KEPT`].
 #[derive(Clone, Debug)]
 pub struct Resolved {
-    shared: Arc<Mutex<Result<Vec<SocketAddr>, String>>>,
+    shared: Arc<Mutex<Answers>>,
+}
+
+/// What the look-ups of one name have brought.
+#[derive(Debug)]
+struct Answers {
+    addresses: Vec<SocketAddr>,
+    /// When they were last confirmed; never for addresses that were given.
+    confirmed: Option<Instant>,
+    /// Why the last look-up failed, if it did.
+    failure: Option<String>,
+}
+
+/// What a look-up changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    /// Nothing worth a word.
+    None,
+    /// It fails now, and did not before.
+    Fails,
+    /// It works again.
+    Works,
+}
+
+impl Answers {
+    fn take(&mut self, now: Instant, answer: Result<Vec<SocketAddr>, String>) -> Change {
+        let failed = self.failure.is_some();
+        match answer {
+            Ok(addresses) => {
+                (self.addresses, self.confirmed) = (addresses, Some(now));
+                self.failure = None;
+                if failed { Change::Works } else { Change::None }
+            }
+            Err(why) => {
+                self.failure = Some(why);
+                if failed { Change::None } else { Change::Fails }
+            }
+        }
+    }
+
+    fn current(&self, now: Instant) -> Result<Vec<SocketAddr>, String> {
+        let old = self.confirmed.is_some_and(|at| now.duration_since(at) > RESOLVED_KEPT);
+        match &self.failure {
+            Some(why) if old || self.addresses.is_empty() => Err(why.clone()),
+            _ if self.addresses.is_empty() => Err("no answer has come yet".to_owned()),
+            _ => Ok(self.addresses.clone()),
+        }
+    }
 }
 
 impl Resolved {
-    /// Resolves `host` once, waiting for it (before the workers start), and keeps it fresh on a
-    /// thread of its own. An IP literal needs neither.
-    pub fn start(host: &str, port: u16) -> Self {
-        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        if let Ok(ip) = literal {
-            return Self { shared: Arc::new(Mutex::new(Ok(vec![SocketAddr::new(ip, port)]))) };
+    /// The addresses of an endpoint: those given, or its name's, looked up now (for a bounded
+    /// time; before the workers start) and kept fresh by a thread of its own.
+    pub fn start(endpoint: &Endpoint) -> Self {
+        let (host, port) = (endpoint.host.as_str(), endpoint.port);
+        if !endpoint.addresses.is_empty() {
+            return Self::fixed(endpoint.addresses.iter().map(|ip| SocketAddr::new(*ip, port)));
         }
-        let first = look_up(host, port).map_err(|error| error.to_string());
-        if let Err(error) = &first {
-            log::warn!("upstream name {host:?} does not resolve yet: {error}");
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return Self::fixed([SocketAddr::new(ip, port)]);
         }
-        let resolved = Self { shared: Arc::new(Mutex::new(first)) };
-        let weak = Arc::downgrade(&resolved.shared);
-        let host = host.to_owned();
+        let answers = Answers { addresses: Vec::new(), confirmed: None, failure: None };
+        let resolved = Self { shared: Arc::new(Mutex::new(answers)) };
+        let (weak, name) = (Arc::downgrade(&resolved.shared), host.to_owned());
+        let (first, answered) = sync_channel(1);
         let spawned = std::thread::Builder::new().name("resolver".into()).spawn(move || {
-            loop {
-                let Some(shared) = weak.upgrade() else { return };
-                let known = shared.lock().unwrap_or_else(PoisonError::into_inner).is_ok();
-                drop(shared);
-                std::thread::sleep(if known { REFRESH } else { RETRY });
-                let answer = look_up(&host, port);
-                let Some(shared) = weak.upgrade() else { return };
-                let mut held = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                match answer {
-                    Ok(addrs) => *held = Ok(addrs),
-                    Err(error) if held.is_err() => *held = Err(error.to_string()),
-                    Err(error) => log::warn!("refreshing {host:?} failed, kept: {error}"),
+            let mut first = Some(first);
+            while let Some(wait) = refresh(&weak, &name, port) {
+                if let Some(first) = first.take() {
+                    let _ = first.try_send(());
                 }
+                std::thread::sleep(wait);
             }
         });
-        if let Err(error) = spawned {
-            log::error!("no resolver thread, names stay as they are: {error}");
+        match spawned {
+            Ok(_) => drop(answered.recv_timeout(FIRST_WAIT)),
+            Err(error) => log::error!("no thread to resolve names on: {error}"),
         }
         resolved
     }
 
-    /// The addresses known now.
+    fn fixed(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        let addresses = interleaved(addresses);
+        let answers = Answers { addresses, confirmed: None, failure: None };
+        Self { shared: Arc::new(Mutex::new(answers)) }
+    }
+
+    /// The addresses known now, in the order to try them in.
     ///
     /// # Errors
-    /// The name has never resolved: why.
+    /// The name does not resolve: why.
     pub fn addresses(&self) -> Result<Vec<SocketAddr>, String> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let answers = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.current(clock::now())
     }
 }
 
+/// Looks `name` up once; says when to do it again, or that nobody wants it any more.
+fn refresh(shared: &Weak<Mutex<Answers>>, name: &str, port: u16) -> Option<Duration> {
+    shared.upgrade()?;
+    let answer = look_up(name, port).map_err(|error| error.to_string());
+    let shared = shared.upgrade()?;
+    let mut answers = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    let change = answers.take(clock::now(), answer);
+    let failure = answers.failure.clone().unwrap_or_default();
+    let known = !answers.addresses.is_empty();
+    drop(answers);
+    match change {
+        Change::Fails if known => {
+            log::warn!(
+                "name {name:?} does not resolve any more, its addresses are kept: {failure}"
+            );
+        }
+        Change::Fails => log::warn!("name {name:?} does not resolve: {failure}"),
+        Change::Works => log::info!("name {name:?} resolves again"),
+        Change::None => {}
+    }
+    Some(if known { REFRESH } else { RETRY })
+}
+
 fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let addrs: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
-    if addrs.is_empty() {
+    let addresses = interleaved((host, port).to_socket_addrs()?);
+    if addresses.is_empty() {
         return Err(io::Error::other("the name has no address"));
     }
-    Ok(addrs)
+    Ok(addresses)
+}
+
+/// The addresses, each once, with the families taking turns, so that a broken family costs one
+/// attempt (RFC 8305, section 4). The system has sorted them already (RFC 6724).
+fn interleaved(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let mut unique: Vec<SocketAddr> = Vec::new();
+    for address in addresses {
+        if !unique.contains(&address) {
+            unique.push(address);
+        }
+    }
+    let Some(first) = unique.first().map(SocketAddr::is_ipv6) else { return unique };
+    let (same, other): (Vec<_>, Vec<_>) = unique.into_iter().partition(|a| a.is_ipv6() == first);
+    let longest = same.len().max(other.len());
+    (0..longest).flat_map(|n| [same.get(n), other.get(n)]).flatten().copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().expect("an address")).collect()
+    }
+
+    #[test]
+    fn families_take_turns_and_doubles_go() {
+        let sorted = addresses(&[
+            "[2001:db8::1]:1",
+            "[2001:db8::2]:1",
+            "[2001:db8::1]:1",
+            "[2001:db8::3]:1",
+            "192.0.2.1:1",
+            "192.0.2.2:1",
+        ]);
+        let wanted = addresses(&[
+            "[2001:db8::1]:1",
+            "192.0.2.1:1",
+            "[2001:db8::2]:1",
+            "192.0.2.2:1",
+            "[2001:db8::3]:1",
+        ]);
+        assert_eq!(interleaved(sorted), wanted);
+        assert_eq!(interleaved(addresses(&["192.0.2.1:1"])), addresses(&["192.0.2.1:1"]));
+        assert!(interleaved([]).is_empty());
+    }
+
+    #[test]
+    fn a_failing_refresh_keeps_the_last_good_set_for_a_while() {
+        let start = clock::now();
+        let mut answers = Answers { addresses: Vec::new(), confirmed: None, failure: None };
+        assert!(answers.current(start).is_err());
+        let (one, two) = (addresses(&["192.0.2.1:1"]), addresses(&["192.0.2.2:1"]));
+        assert_eq!(answers.take(start, Ok(one.clone())), Change::None);
+        assert_eq!(answers.take(start, Err("no server".into())), Change::Fails);
+        assert_eq!(answers.take(start, Err("still none".into())), Change::None, "told once");
+        assert_eq!(answers.current(start + RESOLVED_KEPT), Ok(one));
+        let later = start + RESOLVED_KEPT + Duration::from_secs(1);
+        assert_eq!(answers.current(later), Err("still none".into()));
+        assert_eq!(answers.take(later, Ok(two.clone())), Change::Works);
+        assert_eq!(answers.current(later), Ok(two));
+    }
 }

@@ -1,5 +1,6 @@
-//! One connected socket, plain or (later) TLS.
+//! One connected socket, plain or TLS.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -17,6 +18,9 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType,
 };
 
+use super::tls::session::{Session, Shaken, Wire};
+use super::tls::turns::Turns;
+
 /// What a look at a socket shows, without taking anything from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
@@ -30,11 +34,13 @@ pub enum Peer {
     Reset,
 }
 
-/// A connection's transport. (TLS becomes a second variant.)
+/// A connection's transport.
 #[derive(Debug)]
 pub enum Transport {
     /// Plain TCP.
     Plain(Socket),
+    /// TLS over it.
+    Tls(Box<Secured>),
 }
 
 /// A descriptor that the driver watches. Of the driver we want readiness and nothing else, which
@@ -44,6 +50,48 @@ pub struct Socket {
     /// The descriptor of `watched`, at hand: looking it up there costs two cache misses a call.
     fd: RawFd,
     watched: Rc<UnixStream>,
+}
+
+/// A socket with a TLS session on it.
+#[derive(Debug)]
+pub struct Secured {
+    socket: Socket,
+    session: RefCell<Session>,
+}
+
+/// The socket beneath a session.
+struct Raw<'a>(BorrowedFd<'a>);
+
+impl Wire for Raw<'_> {
+    fn recv(&self, room: &mut [u8]) -> io::Result<Option<usize>> {
+        recv(self.0, room)
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        send(self.0, bytes)
+    }
+}
+
+fn recv(fd: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<Option<usize>> {
+    loop {
+        match rustix::net::recv(fd, &mut *room, RecvFlags::DONTWAIT) {
+            Ok((_, n)) => return Ok(Some(n)),
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<Option<usize>> {
+    loop {
+        match rustix::net::send(fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Ok(n) => return Ok(Some(n)),
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 impl Transport {
@@ -63,6 +111,75 @@ impl Transport {
     fn socket(&self) -> &Socket {
         match self {
             Self::Plain(socket) => socket,
+            Self::Tls(secured) => &secured.socket,
+        }
+    }
+
+    /// Puts a TLS session on the connection; [`shake_hands`](Self::shake_hands) is next.
+    #[must_use]
+    pub fn secure(self, session: Session) -> Self {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(secured) => secured.socket,
+        };
+        Self::Tls(Box::new(Secured { socket, session: RefCell::new(session) }))
+    }
+
+    /// Takes the TLS session off again, where the peer does not speak TLS.
+    ///
+    /// # Errors
+    /// No descriptor is left for it.
+    pub fn make_plain(&mut self) -> io::Result<()> {
+        if self.is_tls() {
+            let fd = rustix::io::fcntl_dupfd_cloexec(self.fd(), 0)?;
+            *self = Self::from_fd(fd)?;
+        }
+        Ok(())
+    }
+
+    /// Whether it speaks TLS.
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    /// Whether its TLS handshake is still to be made.
+    pub fn is_handshaking(&self) -> bool {
+        matches!(self, Self::Tls(secured) if secured.session.borrow().is_handshaking())
+    }
+
+    /// Whether its TLS session goes on where an earlier one was.
+    pub fn is_resumed(&self) -> bool {
+        matches!(self, Self::Tls(secured) if secured.session.borrow().is_resumed())
+    }
+
+    /// Makes the TLS handshake, in turn with the core's others. May be dropped at any time; true
+    /// when it is made, false where the peer speaks plain text.
+    ///
+    /// # Errors
+    /// It failed, and the peer was told why.
+    pub async fn shake_hands(&self, turns: &Turns) -> io::Result<bool> {
+        let Self::Tls(secured) = self else { return Ok(true) };
+        if !secured.session.borrow().is_client() {
+            // The client begins, and what waits for it need not stand in line.
+            secured.socket.watched.readable(false).await?;
+        }
+        loop {
+            let step = || secured.session.borrow_mut().shake_hands(&Raw(self.fd()));
+            match turns.take(step).await? {
+                Shaken::Done => return Ok(true),
+                Shaken::PlainText => return Ok(false),
+                Shaken::WantsRead => secured.socket.watched.readable(false).await?,
+                Shaken::WantsWrite => secured.socket.watched.writable(false).await?,
+            }
+        }
+    }
+
+    /// A read would bring something although the socket has nothing.
+    #[inline]
+    pub fn has_buffered(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Tls(secured) => secured.session.borrow().has_buffered(),
         }
     }
 
@@ -79,13 +196,9 @@ impl Transport {
     /// # Errors
     /// The connection was reset or has failed.
     pub fn try_recv(&self, room: &mut [u8]) -> io::Result<Option<usize>> {
-        loop {
-            match rustix::net::recv(self.fd(), &mut *room, RecvFlags::DONTWAIT) {
-                Ok((_, n)) => return Ok(Some(n)),
-                Err(Errno::AGAIN) => return Ok(None),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+        match self {
+            Self::Plain(_) => recv(self.fd(), room),
+            Self::Tls(secured) => secured.session.borrow_mut().read(&Raw(self.fd()), room),
         }
     }
 
@@ -94,12 +207,10 @@ impl Transport {
     /// # Errors
     /// The peer is gone or the connection has failed.
     pub fn try_send(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
-        loop {
-            match rustix::net::send(self.fd(), bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(n) => return Ok(Some(n)),
-                Err(Errno::AGAIN) => return Ok(None),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+        match self {
+            Self::Plain(_) => send(self.fd(), bytes),
+            Self::Tls(secured) => {
+                secured.session.borrow_mut().write(&Raw(self.fd()), &[IoSlice::new(bytes)])
             }
         }
     }
@@ -109,6 +220,9 @@ impl Transport {
     /// # Errors
     /// As [`try_send`](Self::try_send).
     pub fn try_send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+        if let Self::Tls(secured) = self {
+            return secured.session.borrow_mut().write(&Raw(self.fd()), slices);
+        }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         loop {
             let mut control = SendAncillaryBuffer::default();
@@ -123,6 +237,15 @@ impl Transport {
 
     /// Looks at the peer without taking bytes.
     pub fn peer(&self) -> Peer {
+        if let Self::Tls(secured) = self {
+            let mut session = secured.session.borrow_mut();
+            return match session.peek(&Raw(self.fd())) {
+                Ok(false) => Peer::Quiet,
+                Ok(true) if session.is_over() || session.is_truncated() => Peer::Closed,
+                Ok(true) if !session.has_failed() => Peer::Talking,
+                Ok(true) | Err(_) => Peer::Reset,
+            };
+        }
         let mut byte = [0_u8; 1];
         let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
         match rustix::net::recv(self.fd(), &mut byte, flags) {
@@ -161,8 +284,16 @@ impl Transport {
         Box::pin(async move { watched.writable(false).await })
     }
 
-    /// Tells the peer that nothing more comes (FIN).
+    /// Says goodbye in TLS, without closing: what was sent is all there was to come.
+    pub fn close_notify(&self) {
+        if let Self::Tls(secured) = self {
+            secured.session.borrow_mut().close(&Raw(self.fd()));
+        }
+    }
+
+    /// Tells the peer that nothing more comes (close_notify, FIN).
     pub fn shutdown_write(&self) {
+        self.close_notify();
         let _ = rustix::net::shutdown(self.fd(), Shutdown::Write);
     }
 
@@ -218,6 +349,9 @@ impl Watch {
     /// Ready when there may be something to read, a close or a reset. Always to be called with the
     /// same transport, by the same task.
     pub fn poll(&mut self, transport: &Transport, cx: &mut Context<'_>) -> Poll<()> {
+        if transport.has_buffered() {
+            return Poll::Ready(());
+        }
         let bell = self.bell.get_or_insert_with(|| {
             Arc::new(Bell { rung: AtomicBool::new(false), task: cx.waker().clone() })
         });

@@ -94,7 +94,9 @@ impl Ask<'_> {
             let mut downstream_stirred = false;
             poll_fn(|cx| {
                 let mut ready = self.core.stage() == Stage::Ending;
-                if poll_slot(readable.as_mut(), || upstream.readable(), cx).is_ready() {
+                if upstream.has_buffered()
+                    || poll_slot(readable.as_mut(), || upstream.readable(), cx).is_ready()
+                {
                     (upstream_stirred, ready) = (true, true);
                 }
                 if progress.upstream_blocked

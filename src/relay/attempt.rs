@@ -176,7 +176,7 @@ fn encode_upstream_head(connection: &Connection, head: &RequestHead, record: &Re
         authority: &endpoint.authority,
         target: &target,
         client_ip: connection.peer.ip(),
-        scheme: "http",
+        scheme: if connection.transport.is_tls() { "https" } else { "http" },
         request_id: &record.live.request_id,
         identity,
         framing: head.framing(),
@@ -246,9 +246,17 @@ async fn lease(connection: &mut Connection, chain_deadline: Instant) -> Result<L
     })?;
     core.metrics.upstream_connects.inc();
     let timeout = core.plan.connect_timeout;
-    let connect = connect::connect(authority, &addresses, timeout, chain_deadline);
-    match connection.beside(connect).await? {
-        Ok(transport) => Ok(Lease { transport, reused: false }),
+    let tls = core.tls.upstream.as_deref();
+    let tls = tls.map(|tls| (tls, &core.turns));
+    let trusted = &core.trusted;
+    let target = connect::Target { authority, addresses: &addresses, trusted, tls };
+    match connection.beside(connect::connect(target, timeout, chain_deadline)).await? {
+        Ok(transport) => {
+            if transport.is_resumed() {
+                core.metrics.upstream_tls_resumed.inc();
+            }
+            Ok(Lease { transport, reused: false })
+        }
         Err(failure) => {
             core.metrics.upstream_connect_errors.inc();
             Err(failure)

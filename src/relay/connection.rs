@@ -78,6 +78,9 @@ async fn requests(connection: &mut Connection) {
         Poll::Ready(())
     })
     .await;
+    if connection.transport.is_handshaking() && !Box::pin(connection.shake_hands()).await {
+        return;
+    }
     let mut first = true;
     let after = loop {
         match Box::pin(connection.next(first)).await {
@@ -85,7 +88,10 @@ async fn requests(connection: &mut Connection) {
                 After::KeepAlive => first = false,
                 after => break after,
             },
-            Next::Over => break After::Abort,
+            Next::Over => {
+                connection.transport.close_notify();
+                break After::Abort;
+            }
             Next::Refuse(status, code, message) => {
                 Box::pin(connection.refuse(status, code, &message)).await;
                 break After::Close;
@@ -107,6 +113,45 @@ impl Connection {
     /// Ready when the client may have sent something, or left.
     pub fn stirred(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.watch.poll(&self.transport, cx)
+    }
+
+    /// Makes the TLS handshake; false where it is over with the connection.
+    async fn shake_hands(&mut self) -> bool {
+        let deadline = clock::now() + self.core().plan.tls_handshake_timeout;
+        let shaken = {
+            let mut shaking = pin!(self.transport.shake_hands(&self.registration.core.turns));
+            poll_fn(|cx| {
+                if let Poll::Ready(shaken) = shaking.as_mut().poll(cx) {
+                    return Poll::Ready(Some(shaken));
+                }
+                let over = self.core().stage() == Stage::Ending
+                    || self.registration.poll_deadline(Some(deadline), clock::now()).is_ready();
+                if over { Poll::Ready(None) } else { Poll::Pending }
+            })
+            .await
+        };
+        if let Some(Ok(true)) = shaken {
+            return true;
+        }
+        self.core().metrics.tls_handshake_errors.inc();
+        match shaken {
+            Some(Ok(_)) => {
+                if self.transport.make_plain().is_ok() {
+                    let message = "this port speaks TLS: use https://";
+                    self.refuse(400, "tls_required", message).await;
+                    self.linger().await;
+                }
+            }
+            Some(Err(error)) => {
+                log::debug!("{}: TLS handshake: {error}", self.peer);
+                self.transport.shutdown();
+            }
+            None => {
+                log::debug!("{}: TLS handshake: not done in time", self.peer);
+                self.transport.shutdown();
+            }
+        }
+        false
     }
 
     /// Reads the next request's head.

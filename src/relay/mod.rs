@@ -26,10 +26,13 @@ use crate::flow::deadlines::Deadlines;
 use crate::flow::stream::Marks;
 use crate::flow::timers::Timeouts;
 use crate::net::resolver::Resolved;
+use crate::net::tls::config::Tls;
+use crate::net::tls::turns::Turns;
 use crate::relay::record::Live;
 use crate::telemetry::log::AccessLog;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::streams::StreamInfo;
+use crate::upstream::connect::Trusted;
 use crate::upstream::pool::{Dropped, Pool};
 
 /// How far the core's shutdown has come.
@@ -57,6 +60,12 @@ pub struct Core {
     pub endpoint: Endpoint,
     /// The endpoint's addresses.
     pub addresses: Resolved,
+    /// The one of them that answered lately.
+    pub trusted: Trusted,
+    /// How both sides are secured.
+    pub tls: Tls,
+    /// Handshakes, one after the other.
+    pub turns: Turns,
     /// Idle upstream connections.
     pub pool: Pool,
     /// This worker's counters.
@@ -94,6 +103,8 @@ pub struct CoreParts {
     pub endpoint: Endpoint,
     /// The endpoint's addresses.
     pub addresses: Resolved,
+    /// How both sides are secured.
+    pub tls: Tls,
     /// The worker's counters.
     pub metrics: Arc<WorkerMetrics>,
     /// Where access lines go.
@@ -126,6 +137,9 @@ impl Core {
             plan,
             endpoint: parts.endpoint,
             addresses: parts.addresses,
+            tls: parts.tls,
+            turns: Turns::default(),
+            trusted: Trusted::default(),
             metrics: parts.metrics,
             access: parts.access,
             streams_max: parts.streams_max,

@@ -81,7 +81,8 @@ impl Pump<'_> {
             poll_fn(|cx| {
                 let mut ready = self.connection.core().stage() == Stage::Ending;
                 if self.body.stream.wants_more()
-                    && poll_slot(readable.as_mut(), || upstream.readable(), cx).is_ready()
+                    && (upstream.has_buffered()
+                        || poll_slot(readable.as_mut(), || upstream.readable(), cx).is_ready())
                 {
                     self.upstream_ready = true;
                     ready = true;
@@ -175,6 +176,10 @@ impl Pump<'_> {
             }
             Ok(Some(0)) => return self.upstream_closed(),
             Ok(Some(n)) => n,
+            // TLS without its close_notify: anyone in between may have cut it.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(failure(Outcome::UpstreamTruncated, format!("upstream: {error}")));
+            }
             Err(error) => {
                 let message = format!("the upstream connection failed: {error}");
                 return Err(failure(Outcome::UpstreamReset, message));

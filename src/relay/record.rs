@@ -315,6 +315,7 @@ mod tests {
     use crate::http1::Status;
     use crate::http1::head::parse_request;
     use crate::net::resolver::Resolved;
+    use crate::net::tls::config::Tls;
     use crate::relay::CoreParts;
     use crate::telemetry::log::AccessLog;
     use crate::telemetry::metrics::WorkerMetrics;
@@ -326,7 +327,8 @@ mod tests {
         let plan = Plan::from_args(&args, 20_000, 1).expect("valid");
         Core::new(CoreParts {
             worker: 0,
-            addresses: Resolved::start(&plan.upstream.host, plan.upstream.port),
+            addresses: Resolved::start(&plan.upstream),
+            tls: Tls::default(),
             endpoint: plan.upstream,
             plan: plan.exchange,
             metrics: std::sync::Arc::new(WorkerMetrics::new()),

@@ -29,7 +29,7 @@ struct Workers(Vec<Arc<WorkerMetrics>>);
 
 type Pick<T> = fn(&WorkerMetrics) -> &T;
 
-const COUNTERS: [(&str, &str, Pick<Counter>); 18] = [
+const COUNTERS: [(&str, &str, Pick<Counter>); 20] = [
     ("connections", "Downstream connections accepted", |m| &m.connections_accepted),
     ("accept_errors", "Failed accepts", |m| &m.accept_errors),
     ("requests", "Requests received", |m| &m.requests),
@@ -41,6 +41,8 @@ const COUNTERS: [(&str, &str, Pick<Counter>); 18] = [
     ("upstream_connects", "Upstream connections begun", |m| &m.upstream_connects),
     ("upstream_connect_errors", "Upstream connections that failed", |m| &m.upstream_connect_errors),
     ("upstream_reuses", "Exchanges on a pooled upstream connection", |m| &m.upstream_reuses),
+    ("upstream_tls_resumed", "Upstream TLS sessions resumed", |m| &m.upstream_tls_resumed),
+    ("tls_handshake_errors", "Clients' failed TLS handshakes", |m| &m.tls_handshake_errors),
     ("pool_dead", "Pooled connections found dead", |m| &m.pool_dead),
     ("pool_expired", "Pooled connections dropped for age or number", |m| &m.pool_expired),
     ("retries", "Further attempts made", |m| &m.retries),
@@ -50,9 +52,10 @@ const COUNTERS: [(&str, &str, Pick<Counter>); 18] = [
     ("log_lines_dropped", "Access-log lines dropped", |m| &m.log_lines_dropped),
 ];
 
-const GAUGES: [(&str, &str, Pick<Gauge>); 5] = [
+const GAUGES: [(&str, &str, Pick<Gauge>); 6] = [
     ("connections_active", "Downstream connections now", |m| &m.connections_active),
     ("streams_active", "Exchanges now", |m| &m.streams_active),
+    ("upstream_insecure", "1: the upstream is not verified", |m| &m.upstream_insecure),
     ("pool_idle", "Idle upstream connections now", |m| &m.pool_idle),
     ("buffered_bytes", "Bytes of read buffers in use, as of the last sweep", |m| &m.buffered_bytes),
     ("buffers_in_use", "Read buffers in use, as of the last sweep", |m| &m.buffers_in_use),

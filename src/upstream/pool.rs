@@ -45,6 +45,7 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         while let Some(candidate) = idle.pop() {
             if now.duration_since(candidate.since) >= self.idle_timeout {
+                candidate.transport.close_notify();
                 dropped.expired += 1;
             } else if candidate.transport.peer() == Peer::Quiet {
                 return (Some(candidate.transport), dropped);
@@ -61,11 +62,12 @@ impl Pool {
         let mut dropped = Dropped::default();
         let mut idle = self.idle.borrow_mut();
         if self.idle_max == 0 {
+            transport.close_notify();
             dropped.expired += 1;
             return dropped;
         }
         if idle.len() >= self.idle_max {
-            idle.remove(0);
+            idle.remove(0).transport.close_notify();
             dropped.expired += 1;
         }
         idle.push(Idle { transport, since: now });
@@ -78,6 +80,9 @@ impl Pool {
         self.idle.borrow_mut().retain(|candidate| {
             let expired = now.duration_since(candidate.since) >= self.idle_timeout;
             let dead = !expired && candidate.transport.peer() != Peer::Quiet;
+            if expired {
+                candidate.transport.close_notify();
+            }
             dropped.expired += u64::from(expired);
             dropped.dead += u64::from(dead);
             !expired && !dead
@@ -97,6 +102,10 @@ impl Pool {
 
     /// Closes all (the worker drains).
     pub fn clear(&self) {
-        self.idle.borrow_mut().clear();
+        for idle in self.idle.borrow_mut().drain(..) {
+            idle.transport.close_notify();
+            // The descriptor's own close may come only after the runtime's end.
+            idle.transport.shutdown();
+        }
     }
 }

@@ -49,10 +49,14 @@ pub fn mock() -> SocketAddr {
 
 /// A relay in front of `upstream` with more flags.
 pub fn relay(upstream: SocketAddr, io: Io, flags: &str) -> Server {
-    let upstream = format!("http://{upstream}");
+    relay_to(&format!("http://{upstream}"), io, flags)
+}
+
+/// A relay in front of the upstream at a URL, with more flags.
+pub fn relay_to(upstream: &str, io: Io, flags: &str) -> Server {
     let io = if io == Io::Epoll { "epoll" } else { "uring" };
     let words = ["millstream", "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-    let words = words.into_iter().chain(["--upstream", &upstream, "--io", io]);
+    let words = words.into_iter().chain(["--upstream", upstream, "--io", io]);
     let more = ["--access-log", "off", "--workers", "1", "--retry-backoff", "1ms"];
     let cli = Cli::try_parse_from(words.chain(more).chain(flags.split_whitespace()));
     let Command::Serve(args) = cli.expect("flags parse").command else { panic!("not serve") };
@@ -102,7 +106,7 @@ pub fn connect(addr: SocketAddr) -> TcpStream {
 }
 
 /// Reads one response; interim ones are skipped.
-pub fn read_response(stream: &mut TcpStream, method: &str) -> Option<Got> {
+pub fn read_response(stream: &mut impl Read, method: &str) -> Option<Got> {
     let (mut bytes, mut part) = (Vec::new(), [0; 65_536]);
     let head = loop {
         match parse_response(&bytes, &mut 0).expect("a head") {
