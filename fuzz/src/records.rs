@@ -190,7 +190,7 @@ pub fn check(data: &[u8]) {
             0 if !world.peer.is_handshaking() => {
                 let len = choices.number() % 5000;
                 let text: Vec<u8> =
-                    (0..len).map(|n| ((n + world.said.len()) * 7 >> 2) as u8).collect();
+                    (0..len).map(|n| (((n + world.said.len()) * 7) >> 2) as u8).collect();
                 let taken = world.peer.writer().write(&text).unwrap_or(0);
                 world.said.extend_from_slice(&text[..taken]);
             }
