@@ -1,7 +1,7 @@
 //! One request with its response: the attempts, the head, the pump, the named end.
 //!
-//! What an exchange passes only once runs in futures of their own on the heap ([`begin`],
-//! [`cut`]): a stream that waits for its next token keeps no memory for them.
+//! What an exchange passes only once runs in futures of their own on the heap (`begin`,
+//! `cut`): a stream that waits for its next token keeps no memory for them.
 
 use super::Admission;
 use super::Stage;
