@@ -34,8 +34,7 @@ CLIENTS = {
 }
 NEEDS_PACING = {"page-chromium"}
 # Those that also come by https, through two relays with https between them.
-BY_HTTPS = {"curl", "openai-python", "anthropic-python", "dashscope-python", "openai-node",
-            "anthropic-node", "eventsource-node"}
+BY_HTTPS = {"curl", "openai-python", "anthropic-python", "openai-node", "anthropic-node"}
 
 
 class Tally:
