@@ -44,3 +44,8 @@ fn scanner() {
 fn exchange() {
     replay("exchange", checks::exchange::check);
 }
+
+#[test]
+fn records() {
+    replay("records", checks::records::check);
+}

@@ -8,6 +8,7 @@ pub mod chunked;
 pub mod exchange;
 pub mod head;
 pub mod naive;
+pub mod records;
 pub mod scanner;
 
 /// The input taken byte by byte as choices; zeros once it is used up.

@@ -4,12 +4,14 @@ its checks, `ok NAME` or `FAILED NAME: why`, and learns from its environment whe
 """
 
 import collections
+import contextlib
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 
 # How long one client may take on one driver, in seconds; a client that hangs has failed.
@@ -31,6 +33,8 @@ CLIENTS = {
     "demo-chromium": ["node", "node/demo.mjs"],
 }
 NEEDS_PACING = {"page-chromium"}
+# Those that also come by https, through two relays with https between them.
+BY_HTTPS = {"curl", "openai-python", "anthropic-python", "openai-node", "anthropic-node"}
 
 
 class Tally:
@@ -72,7 +76,7 @@ class Service:
             said.append(line)
             if re.search(r"mock upstream on|serving", line):
                 threading.Thread(target=self._drain, daemon=True).start()
-                self.addresses = re.findall(r"http://127\.0\.0\.1:\d+", line)
+                self.addresses = re.findall(r"https?://127\.0\.0\.1:\d+", line)
                 return
         self.process.wait()
         raise SystemExit(f"FAILED {' '.join(command)} did not start: {''.join(said)}")
@@ -119,6 +123,44 @@ def run_client(tally, driver, client, environment):
         tally.take(driver, client, f"FAILED to the end: exit code {code}")
     elif tally.passed[client] == before[0]:
         tally.take(driver, client, "FAILED to check anything")
+
+
+def certificate(folder):
+    """A certificate for this machine's address, made now; it is its own authority."""
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+         "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE",
+         "-keyout", f"{folder}/key.pem", "-out", f"{folder}/cert.pem"],
+        check=True, stderr=subprocess.DEVNULL,
+    )
+    return f"{folder}/cert.pem", f"{folder}/key.pem"
+
+
+def run_by_https(tally, binary, driver, clients):
+    """Clients over https to a relay, over https to another, to the mock."""
+    with contextlib.ExitStack() as stack:
+        shown, key = certificate(stack.enter_context(tempfile.TemporaryDirectory()))
+
+        def start(*command):
+            service = Service(binary, *command)
+            stack.callback(service.stop)
+            return service.addresses
+
+        upstream = start("mock", "--listen", "127.0.0.1:0", *AT_ONCE)[0]
+        serve = ["serve", "--listen", "127.0.0.1:0", "--io", driver, "--access-log", "off",
+                 "--heartbeat", "1s", "--retry-backoff", "20ms", "--tls-cert", shown,
+                 "--tls-key", key]
+        inner = start(*serve, "--admin", "off", "--upstream", upstream)[0]
+        base, _, admin = start(*serve, "--admin", "127.0.0.1:0", "--upstream", inner,
+                               "--upstream-ca", shown)
+        environment = os.environ | {
+            "MILLSTREAM": binary, "DRIVER": driver, "RELAY": base, "MOCK": upstream,
+            "ADMIN": admin, "NO_PROXY": "*", "SSL_CERT_FILE": shown, "CURL_CA_BUNDLE": shown,
+            "REQUESTS_CA_BUNDLE": shown, "NODE_EXTRA_CA_CERTS": shown,
+        }
+        for client in clients:
+            run_client(tally, f"{driver} https", client, environment)
 
 
 def run_driver(tally, binary, driver, clients, pacing):
@@ -170,6 +212,9 @@ def main():
         ):
             if chosen:
                 run_driver(tally, binary, driver, chosen, pacing)
+        by_https = [name for name in clients if name in BY_HTTPS]
+        if by_https:
+            run_by_https(tally, binary, driver, by_https)
     tally.show()
     return 1 if tally.failed.total() else 0
 

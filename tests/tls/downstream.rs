@@ -1,7 +1,7 @@
 //! The relay as a server of TLS.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -338,4 +338,23 @@ fn the_binary_reloads_on_sighup_and_warns_of_what_is_not_verified() {
     });
     relay.signal(rustix::process::Signal::TERM);
     relay.says("draining");
+}
+
+#[test]
+fn upstreams_are_told_that_the_client_came_by_https() {
+    let (folder, authority) = (Folder::new(), Authority::new());
+    let ca = authority.file(&folder);
+    let issued = authority.issue(&folder, "relay", &["relay.test"]);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let upstream = listener.local_addr().expect("bound");
+    let server = relay(upstream, drivers()[0], &shown(&issued));
+    let config = client_config(&ca, rustls::DEFAULT_VERSIONS);
+    let mut client = client(server.addresses[0], &config, "relay.test");
+    client.write_all(b"GET / HTTP/1.1\r\nHost: relay.test\r\n\r\n").expect("sends");
+    let (mut asked, _) = listener.accept().expect("the relay connects");
+    let mut head = vec![0; 4096];
+    let n = asked.read(&mut head).expect("a request");
+    let head = String::from_utf8_lossy(&head[..n]).to_lowercase();
+    assert!(head.contains("x-forwarded-proto: https\r\n"), "{head}");
+    stop(server);
 }

@@ -285,3 +285,34 @@ fn ssl_cert_file_names_the_authorities() {
         assert_eq!(got.head.status(), status, "{}", got.text());
     }
 }
+
+#[test]
+fn a_chain_longer_than_a_record_and_a_second_hello_are_no_obstacle() {
+    let (folder, authority) = (Folder::new(), Authority::new());
+    let ca = authority.file(&folder);
+    let shown = authority.issue(&folder, "server", &["127.0.0.1"]);
+    let whole = std::fs::read_to_string(&shown.certificate).expect("reads");
+    let authority_pem = std::fs::read_to_string(&ca).expect("reads");
+    folder.write("server.pem", &(whole + &authority_pem.repeat(70)));
+    let trust = format!("--upstream-ca {}", ca.display());
+    for io in drivers() {
+        for version in VERSIONS {
+            let (_peer, addr) = python(&shown, version, None);
+            let server = relay_to(&url(addr), io, &trust);
+            assert!(got(&server, "/chunked").whole, "{version}");
+            stop(server);
+        }
+    }
+    // A group that we offer, but not at first.
+    let (certificate, key) = (shown.certificate.display(), shown.key.display());
+    let (certificate, key) = (certificate.to_string(), key.to_string());
+    let args = ["s_server", "-accept", "127.0.0.1:0", "-cert", &certificate, "-key", &key];
+    let mut peer = Program::start("openssl", &[&args[..], &["-groups", "P-384"]].concat());
+    let server = relay_to(&url(peer.port("ACCEPT ")), drivers()[0], &trust);
+    let mut client = connect(server.addresses[0]);
+    client.write_all(chat("/v1/chat/completions", "").as_bytes()).expect("sends");
+    peer.says("\"stream\":true");
+    peer.tell("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n");
+    assert_eq!(read_response(&mut client, "POST").expect("an answer").text(), "ok\n");
+    stop(server);
+}
