@@ -40,17 +40,19 @@ pub struct Admin {
     pub streams: Box<dyn Fn() -> Vec<StreamInfo> + Send>,
 }
 
-/// Serves on this thread, for as long as the process lives.
+/// Serves on this thread, for as long as the process lives; calls `opened` once it has all the
+/// descriptors it needs.
 ///
 /// # Errors
 /// The runtime cannot be built or the listener is broken.
-pub fn run(listener: TcpListener, admin: Admin) -> io::Result<()> {
+pub fn run(listener: TcpListener, admin: Admin, opened: impl FnOnce()) -> io::Result<()> {
     let builder = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new().enable_timer();
-    builder.build()?.block_on(serve(listener, Rc::new(admin)))
+    builder.build()?.block_on(serve(listener, Rc::new(admin), opened))
 }
 
-async fn serve(listener: TcpListener, admin: Rc<Admin>) -> io::Result<()> {
+async fn serve(listener: TcpListener, admin: Rc<Admin>, opened: impl FnOnce()) -> io::Result<()> {
     let watched = monoio::net::TcpListener::from_std(listener.try_clone()?)?;
+    opened();
     let open = Rc::new(Cell::new(0_usize));
     loop {
         watched.readable(false).await?;

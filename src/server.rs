@@ -286,10 +286,18 @@ fn start_admin(
     };
     let admin =
         Admin { metrics: metrics.to_vec(), ready: Arc::clone(ready), streams: Box::new(streams) };
+    let (tell, started) = sync_channel(2);
     std::thread::Builder::new().name("admin".into()).spawn(move || {
-        if let Err(error) = admin::run(listener, admin) {
+        let opened = tell.clone();
+        let ended = admin::run(listener, admin, || drop(opened.send(Ok(()))));
+        if let Err(error) = ended {
             log::error!("the admin listener ended: {error}");
+            let _ = tell.try_send(Err(error));
         }
+    })?;
+    let died = || io::Error::other("the admin thread died");
+    started.recv().map_err(|_| died())?.map_err(|error| {
+        io::Error::new(error.kind(), format!("--admin {addr}: {error}; or --admin off"))
     })?;
     Ok(addr)
 }
