@@ -121,8 +121,7 @@ pub(super) async fn answered(
         return Err(Refusal::new(503, Outcome::Overloaded, "the relay carries all it can"));
     }
     let mut body = request_body(connection, head);
-    let request = encode_upstream_head(connection, head, record).into_boxed_slice();
-    body.begin(request.clone());
+    body.begin(upstream_head(connection, head, record));
     let chain_deadline = clock::now() + CONNECT_CHAIN_TIMEOUT;
     loop {
         record.attempts.set(record.attempts.get() + 1);
@@ -152,7 +151,7 @@ pub(super) async fn answered(
             let waited = connection.beside(monoio::time::sleep(wait)).await;
             waited.map_err(|failure| refusal(&failure, &body))?;
         }
-        body.restart(request.clone());
+        body.restart(upstream_head(connection, head, record));
     }
 }
 
@@ -162,7 +161,7 @@ fn refusal(failure: &Failure, body: &Stream) -> Refusal {
     refusal
 }
 
-fn encode_upstream_head(connection: &Connection, head: &RequestHead, record: &Record) -> Vec<u8> {
+fn upstream_head(connection: &Connection, head: &RequestHead, record: &Record) -> Box<[u8]> {
     let endpoint = &connection.core().endpoint;
     let target = match head.path_and_query().as_ref() {
         "*" => "*".to_owned(),
@@ -182,7 +181,7 @@ fn encode_upstream_head(connection: &Connection, head: &RequestHead, record: &Re
         framing: head.framing(),
     };
     encode_request(head, &forward, &mut out);
-    out
+    out.into()
 }
 
 fn peek_body(record: &Record, body: &Stream) {

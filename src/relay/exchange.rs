@@ -3,6 +3,8 @@
 //! What an exchange passes only once runs in futures of their own on the heap (`begin`,
 //! `cut`): a stream that waits for its next token keeps no memory for them.
 
+use std::time::Instant;
+
 use super::Stage;
 use super::answer::{self, Own};
 use super::ask::Answer;
@@ -25,7 +27,7 @@ use crate::limits::ABORT_DELAY;
 use crate::net::stream::Transport;
 use crate::outcome::Outcome;
 
-/// A response whose head has gone down.
+/// A response whose head is queued, or has gone down.
 struct Response {
     upstream: Transport,
     body: Body,
@@ -131,8 +133,8 @@ fn shape(head: &RequestHead, answer: &Answer, serving: bool, events: bool) -> Sh
     Shape { framing, outgoing, keep_alive }
 }
 
-/// Everything up to the response's head, sent down, and the bytes that came with it; or the end
-/// that came before.
+/// Everything up to the response's head and the bytes that came with it, queued to go down in one
+/// write; or the end that came before.
 async fn begin(
     connection: &mut Connection,
     head: Box<RequestHead>,
@@ -143,14 +145,14 @@ async fn begin(
         Err(refusal) => return Err(refuse(connection, &head, record, refusal).await),
     };
     let Answered { upstream, answer, uploaded } = answered;
-    let core = std::rc::Rc::clone(connection.core());
     let now = clock::now();
     record.answered(now);
     let from = answer.head.framing(head.method());
     let events = answer.head.is_event_stream() && from != BodyFraming::None;
     record.stream.set(events);
     record.live.state.set("streaming");
-    let mut shape = shape(&head, &answer, core.stage() == Stage::Serving, events);
+    let serving = connection.core().stage() == Stage::Serving;
+    let mut shape = shape(&head, &answer, serving, events);
     shape.keep_alive &= uploaded;
     let mut stream = response_stream(connection, record, &shape, from, events);
     // What is left of an interim response goes before it.
@@ -164,9 +166,9 @@ async fn begin(
         from_close: from == BodyFraming::Close,
         to_close: shape.framing == BodyFraming::Close,
     };
-    let timers = Timers::new(&core.timeouts, record.started(), clock::now(), events);
+    let timers = Timers::new(&connection.core().timeouts, record.started(), now, events);
     let mut response = Response { upstream, body: Body { stream, timers }, framing, extra: false };
-    match response.take(record, answer.rest) {
+    match response.take(record, answer.rest, now) {
         Ok(()) => Ok(Box::new(response)),
         Err(failure) => Err(cut(connection, record, &mut response, failure).await),
     }
@@ -174,8 +176,8 @@ async fn begin(
 
 impl Response {
     /// Takes the bytes that came with the head.
-    fn take(&mut self, record: &Record, mut rest: Inbox) -> Result<(), Failure> {
-        let (now, Body { stream, timers }) = (clock::now(), &mut self.body);
+    fn take(&mut self, record: &Record, mut rest: Inbox, now: Instant) -> Result<(), Failure> {
+        let Body { stream, timers } = &mut self.body;
         let mut result = Ok(());
         while !rest.is_empty() && !stream.is_ended() && result.is_ok() {
             timers.read(now);
