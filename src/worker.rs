@@ -324,35 +324,9 @@ mod tests {
     use std::cell::Cell;
     use std::io::{Read, Write};
     use std::net::TcpStream;
-    use std::sync::Arc;
-
-    use clap::Parser;
 
     use super::*;
-    use crate::config::cli::{Cli, Command};
-    use crate::config::plan::Plan;
-    use crate::net::resolver::Resolved;
-    use crate::net::tls::config::Tls;
-    use crate::telemetry::log::AccessLog;
-    use crate::telemetry::metrics::WorkerMetrics;
-
-    /// A core whose upstream nobody listens on.
-    fn core() -> Rc<Core> {
-        let words = ["millstream", "serve", "--upstream", "http://127.0.0.1:1", "--retries", "0"];
-        let cli = Cli::try_parse_from(words).expect("parses");
-        let Command::Serve(args) = cli.command else { panic!("not serve") };
-        let plan = Plan::from_args(&args, 20_000, 1).expect("valid");
-        Core::new(CoreParts {
-            worker: 0,
-            addresses: Resolved::start(&plan.upstream),
-            tls: Tls::default(),
-            endpoint: plan.upstream,
-            plan: plan.exchange,
-            metrics: Arc::new(WorkerMetrics::new()),
-            access: AccessLog::off().0,
-            streams_max: 10,
-        })
-    }
+    use crate::relay::tests::unattached;
 
     /// Notes that it was dropped.
     struct Held(Rc<Cell<bool>>);
@@ -364,7 +338,7 @@ mod tests {
     }
 
     async fn panic_ends_one_task_alone() {
-        let core = core();
+        let core = unattached(10);
         let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
         let mut client =
             TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");

@@ -341,3 +341,30 @@ impl Drop for Registration {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::config::cli::{Cli, Command};
+    use crate::config::plan::Plan;
+
+    /// A core whose upstream nobody listens on, for `streams_max` streams.
+    pub(crate) fn unattached(streams_max: usize) -> Rc<Core> {
+        let words = ["millstream", "serve", "--upstream", "http://127.0.0.1:1", "--retries", "0"];
+        let cli = Cli::try_parse_from(words).expect("parses");
+        let Command::Serve(args) = cli.command else { panic!("not serve") };
+        let plan = Plan::from_args(&args, 20_000, 1).expect("valid");
+        Core::new(CoreParts {
+            worker: 0,
+            addresses: Resolved::start(&plan.upstream),
+            tls: Tls::default(),
+            endpoint: plan.upstream,
+            plan: plan.exchange,
+            metrics: Arc::new(WorkerMetrics::new()),
+            access: AccessLog::off().0,
+            streams_max,
+        })
+    }
+}

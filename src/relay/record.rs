@@ -307,39 +307,14 @@ fn request_id(head: &RequestHead) -> Box<str> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-    use crate::config::cli::{Cli, Command};
-    use crate::config::plan::Plan;
     use crate::http1::Status;
     use crate::http1::head::parse_request;
-    use crate::net::resolver::Resolved;
-    use crate::net::tls::config::Tls;
-    use crate::relay::CoreParts;
-    use crate::telemetry::log::AccessLog;
-    use crate::telemetry::metrics::WorkerMetrics;
-
-    fn core() -> Rc<Core> {
-        let words = ["millstream", "serve", "--upstream", "http://127.0.0.1:1"];
-        let cli = Cli::try_parse_from(words).expect("parses");
-        let Command::Serve(args) = cli.command else { panic!("not serve") };
-        let plan = Plan::from_args(&args, 20_000, 1).expect("valid");
-        Core::new(CoreParts {
-            worker: 0,
-            addresses: Resolved::start(&plan.upstream),
-            tls: Tls::default(),
-            endpoint: plan.upstream,
-            plan: plan.exchange,
-            metrics: std::sync::Arc::new(WorkerMetrics::new()),
-            access: AccessLog::off().0,
-            streams_max: 1,
-        })
-    }
+    use crate::relay::tests::unattached;
 
     #[test]
     fn an_exchange_that_unwinds_is_accounted_for_once_and_gives_its_place_back() {
-        let core = core();
+        let core = unattached(1);
         let bytes = b"POST /v1/messages HTTP/1.1\r\nHost: a\r\n\r\n";
         let Ok(Status::Complete((head, _))) = parse_request(bytes, &mut 0) else {
             panic!("does not parse");
