@@ -166,6 +166,21 @@ impl Drop for Block {
     }
 }
 
+/// Asks for the memory of `value` ahead of its use, without waiting for it.
+#[inline]
+#[allow(unsafe_code)]
+pub fn prefetch<T>(value: &T) {
+    let start: *const T = value;
+    for line in (0..size_of::<T>()).step_by(64) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a hint; it reads nothing and never faults, whatever the address.
+        unsafe {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(start.cast::<i8>().wrapping_add(line));
+        }
+    }
+}
+
 /// Gives back the free blocks that nobody wanted since the last call, and what this thread has
 /// freed of the allocator's memory; to be called now and then.
 ///

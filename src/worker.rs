@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -11,12 +11,15 @@ use std::sync::mpsc::SyncSender;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use monoio::{FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder, time::TimeDriver};
+use monoio::{FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder};
+use pin_project_lite::pin_project;
 
+use crate::buf::prefetch;
 use crate::clock;
 use crate::config::plan::Io;
 use crate::net::listener::{self, Accepted};
 use crate::net::stream::Transport;
+use crate::net::timer;
 use crate::net::tls::config::DownstreamTls;
 use crate::net::wait::{poll_deadline, poll_slot};
 use crate::relay::{Core, CoreParts, Stage, connection};
@@ -34,8 +37,8 @@ const EXHAUSTED_TOLD_EVERY: Duration = Duration::from_secs(10);
 /// Connections accepted before the streams have their turn.
 const ACCEPTS_PER_TURN: u32 = 64;
 
-/// A runtime with timers on either driver.
-pub type WorkerRuntime = FusionRuntime<TimeDriver<IoUringDriver>, TimeDriver<LegacyDriver>>;
+/// A runtime on either driver, without timers: [`timer`] has them.
+pub type WorkerRuntime = FusionRuntime<IoUringDriver, LegacyDriver>;
 
 /// The driver in use and, where it is not the best, why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +54,7 @@ pub struct Driver {
 /// # Errors
 /// `io_uring` was asked for and the kernel or its policy refuses, or epoll failed.
 pub fn build_runtime(choice: Io) -> io::Result<(WorkerRuntime, Driver)> {
+    timer::forget();
     let mut fell_back = None;
     if choice != Io::Epoll {
         match build_uring() {
@@ -64,7 +68,7 @@ pub fn build_runtime(choice: Io) -> io::Result<(WorkerRuntime, Driver)> {
             Err(error) => fell_back = Some(format!("io_uring: {error}")),
         }
     }
-    let runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
+    let runtime = RuntimeBuilder::<LegacyDriver>::new().build()?;
     Ok((runtime.into(), Driver { name: "epoll", fell_back }))
 }
 
@@ -73,7 +77,6 @@ fn build_uring() -> io::Result<(WorkerRuntime, Driver)> {
         RuntimeBuilder::<IoUringDriver>::new()
             .with_entries(RING_ENTRIES)
             .uring_builder(builder)
-            .enable_timer()
             .build()
     };
     let mut best = io_uring::IoUring::builder();
@@ -204,7 +207,7 @@ async fn keep_time(core: Rc<Core>) {
 
 async fn sweep(core: Rc<Core>) {
     while core.stage() == Stage::Serving {
-        monoio::time::sleep(SWEEP_EVERY).await;
+        timer::sleep(SWEEP_EVERY).await;
         core.sweep(clock::now());
     }
 }
@@ -243,13 +246,13 @@ async fn accept(core: Rc<Core>, listener: TcpListener) {
                             "accept: {error}; raise the descriptor limit or lower --max-streams"
                         );
                     }
-                    monoio::time::sleep(EXHAUSTED_WAIT).await;
+                    timer::sleep(EXHAUSTED_WAIT).await;
                     break;
                 }
                 Accepted::Failed(error) => {
                     core.metrics.accept_errors.inc();
                     log::error!("accept: {error}");
-                    monoio::time::sleep(EXHAUSTED_WAIT).await;
+                    timer::sleep(EXHAUSTED_WAIT).await;
                     break;
                 }
             }
@@ -260,7 +263,7 @@ async fn accept(core: Rc<Core>, listener: TcpListener) {
     }
 }
 
-fn spawn_connection(core: &Rc<Core>, stream: std::net::TcpStream, peer: std::net::SocketAddr) {
+fn spawn_connection(core: &Rc<Core>, stream: std::net::TcpStream, peer: SocketAddr) {
     let transport = match Transport::from_std(stream) {
         Ok(transport) => transport,
         Err(error) => {
@@ -281,40 +284,43 @@ fn spawn_connection(core: &Rc<Core>, stream: std::net::TcpStream, peer: std::net
     spawn_caught(core, peer, connection::serve(Rc::clone(core), transport, peer));
 }
 
-fn spawn_caught(
-    core: &Rc<Core>,
-    peer: std::net::SocketAddr,
-    serve: impl Future<Output = ()> + 'static,
-) {
-    // Boxed before it is captured: a future that is moved while it waits would be stored twice.
-    let serve = Caught { future: Box::pin(serve) };
-    let core = Rc::clone(core);
-    monoio::spawn(async move {
-        if serve.await.is_err() {
-            core.metrics.panics.inc();
-            log::error!(
-                "a fault of the relay ended the connection of {peer} (see the panic above)"
-            );
-        }
-    });
+fn spawn_caught(core: &Rc<Core>, peer: SocketAddr, serve: impl Future<Output = ()> + 'static) {
+    monoio::spawn(Caught { future: serve, core: Rc::clone(core), peer });
 }
 
-/// A future whose panic is caught at its own boundary: it ends this connection and no other.
-struct Caught<F> {
-    future: Pin<Box<F>>,
+pin_project! {
+    /// A connection's task. A panic is caught at its boundary: it ends this connection and no
+    /// other.
+    struct Caught<F> {
+        // In the task itself, so that all a stream needs when it wakes lies in one place.
+        #[pin]
+        future: F,
+        core: Rc<Core>,
+        peer: SocketAddr,
+    }
 }
 
 impl<F: Future<Output = ()>> Future for Caught<F> {
-    type Output = Result<(), ()>;
+    type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let future = self.future.as_mut();
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // Between two frames of one stream those of a thousand others have passed through the
+        // cache: what is needed is asked for at once, or each line would be waited for in turn.
+        prefetch(&*self);
+        let this = self.project();
+        let future = this.future;
         // Unwind safe: after a panic the future is only dropped, and what it shares with others
         // (cells of counters, the pool) is consistent between any two statements.
         match std::panic::catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(())) => Poll::Ready(Ok(())),
-            Err(_) => Poll::Ready(Err(())),
+            Ok(polled) => polled,
+            Err(_) => {
+                this.core.metrics.panics.inc();
+                log::error!(
+                    "a fault of the relay ended the connection of {} (see the panic above)",
+                    this.peer
+                );
+                Poll::Ready(())
+            }
         }
     }
 }
@@ -348,12 +354,12 @@ mod tests {
         let released = Rc::new(Cell::new(false));
         let held = Held(Rc::clone(&released));
         spawn_caught(&core, peer, async move {
-            monoio::time::sleep(Duration::from_millis(1)).await;
+            timer::sleep(Duration::from_millis(1)).await;
             let _held = held;
             panic!("a fault, as this test wants it");
         });
         while core.metrics.panics.get() == 0 {
-            monoio::time::sleep(Duration::from_millis(1)).await;
+            timer::sleep(Duration::from_millis(1)).await;
         }
         assert!(released.get(), "what the task held is released");
         assert_eq!((core.metrics.panics.get(), core.connections()), (1, 1));
@@ -363,7 +369,7 @@ mod tests {
             client.read_to_string(&mut answer).map(|_| answer)
         });
         while core.connections() > 0 {
-            monoio::time::sleep(Duration::from_millis(1)).await;
+            timer::sleep(Duration::from_millis(1)).await;
         }
         let answer = asking.join().expect("no panic").expect("the neighbour is served");
         assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
@@ -375,7 +381,7 @@ mod tests {
             let ran = std::thread::spawn(move || match build_runtime(io) {
                 Ok((mut runtime, _)) => runtime.block_on(async {
                     let test = panic_ends_one_task_alone();
-                    monoio::time::timeout(Duration::from_secs(10), test).await.expect("ends");
+                    timer::timeout(Duration::from_secs(10), test).await.expect("ends");
                 }),
                 Err(error) => {
                     assert_eq!(io, Io::Uring, "{error}");

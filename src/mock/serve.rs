@@ -119,7 +119,7 @@ pub async fn accept(listener: TcpListener, mock: Rc<Mock>) -> io::Result<()> {
                 }
                 Accepted::Nothing => break,
                 Accepted::Aborted => {}
-                Accepted::Exhausted(_) => monoio::time::sleep(Duration::from_millis(50)).await,
+                Accepted::Exhausted(_) => crate::net::timer::sleep(Duration::from_millis(50)).await,
                 Accepted::Failed(error) => return Err(error),
             }
         }

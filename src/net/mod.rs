@@ -10,5 +10,6 @@
 pub mod listener;
 pub mod resolver;
 pub mod stream;
+pub mod timer;
 pub mod tls;
 pub mod wait;

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use monoio::time::Sleep;
+use super::timer::{Sleep, sleep_until};
 
 /// Polls the future in `slot`, made by `make` where the slot is empty; empties the slot when it
 /// is ready. A slot that stays armed costs nothing more on the next wake.
@@ -36,11 +36,10 @@ pub fn poll_deadline(
         return Poll::Pending;
     };
     let armed = slot.as_ref().as_pin_ref().map(|sleep| sleep.get_ref().deadline());
-    let wanted = monoio::time::Instant::from(deadline);
-    if armed.is_none_or(|armed| armed > wanted) {
-        slot.set(Some(monoio::time::sleep_until(wanted)));
+    if armed.is_none_or(|armed| armed > deadline) {
+        slot.set(Some(sleep_until(deadline)));
     }
-    poll_slot(slot, || monoio::time::sleep_until(wanted), cx)
+    poll_slot(slot, || sleep_until(deadline), cx)
 }
 
 /// Waits that were over at once, one after the other, before a task steps aside.

@@ -17,6 +17,7 @@ use crate::http1::forward::{ForwardRequest, encode_request, ends_here};
 use crate::http1::head::{BodyFraming, RequestHead};
 use crate::limits::{CONNECT_CHAIN_TIMEOUT, PEEK_BODY_BYTES_MAX, REPLAY_BODY_BYTES_MAX};
 use crate::net::stream::Transport;
+use crate::net::timer;
 use crate::outcome::Outcome;
 use crate::upstream::connect;
 
@@ -148,7 +149,7 @@ pub(super) async fn answered(
         };
         core.metrics.retries.inc();
         if !wait.is_zero() {
-            let waited = connection.beside(monoio::time::sleep(wait)).await;
+            let waited = connection.beside(timer::sleep(wait)).await;
             waited.map_err(|failure| refusal(&failure, &body))?;
         }
         body.restart(upstream_head(connection, head, record));

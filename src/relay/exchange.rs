@@ -25,6 +25,7 @@ use crate::http1::forward::{ForwardResponse, encode_response};
 use crate::http1::head::{BodyFraming, RequestHead};
 use crate::limits::ABORT_DELAY;
 use crate::net::stream::Transport;
+use crate::net::timer;
 use crate::outcome::Outcome;
 
 /// A response whose head is queued, or has gone down.
@@ -55,7 +56,9 @@ pub async fn run(connection: &mut Connection, head: Box<RequestHead>) -> After {
     let record =
         Record::open(connection.core(), &connection.registration, connection.peer, &head, dialect);
     let (outcome, after) = match Box::pin(begin(connection, head, &record)).await {
-        Ok(mut response) => {
+        Ok(response) => {
+            // Beside the rest of the stream's state, not on its own.
+            let mut response = *response;
             let mut pump = Pump {
                 connection,
                 upstream: &response.upstream,
@@ -204,8 +207,8 @@ impl Response {
 }
 
 /// The whole body has gone down.
-fn finish(connection: &Connection, response: Box<Response>) -> (Outcome, After) {
-    let Response { upstream, body: Body { stream, .. }, framing, extra } = *response;
+fn finish(connection: &Connection, response: Response) -> (Outcome, After) {
+    let Response { upstream, body: Body { stream, .. }, framing, extra } = response;
     let core = connection.core();
     if framing.reusable && !extra {
         core.note_pool(core.pool.give_back(upstream, clock::now()));
@@ -300,7 +303,7 @@ async fn tell(connection: &Connection, record: &Record, stream: &mut Stream, fai
     flush(connection, stream).await;
     if told && stream.buffer().queued() == 0 {
         // A client that knows its dialect leaves when it has read the error: that ends the wait.
-        let _ = monoio::time::timeout(ABORT_DELAY, connection.transport.readable()).await;
+        let _ = timer::timeout(ABORT_DELAY, connection.transport.readable()).await;
     }
 }
 
@@ -313,7 +316,7 @@ async fn flush(connection: &Connection, stream: &mut Stream) {
         }
         if stream.buffer().queued() > 0 && connection.core().stage() != Stage::Ending {
             let left = deadline.saturating_duration_since(clock::now());
-            let _ = monoio::time::timeout(left, connection.transport.writable()).await;
+            let _ = timer::timeout(left, connection.transport.writable()).await;
         } else {
             return;
         }

@@ -79,6 +79,9 @@ impl Pump<'_> {
             let upstream = self.upstream;
             let (mut client_stirred, mut late) = (false, false);
             poll_fn(|cx| {
+                crate::buf::prefetch(self.body);
+                crate::buf::prefetch(&*self.record.live);
+                self.upstream.warm();
                 let mut ready = self.connection.core().stage() == Stage::Ending;
                 if self.body.stream.wants_more()
                     && (upstream.has_buffered()

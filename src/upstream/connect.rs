@@ -9,12 +9,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use monoio::time::Sleep;
-
 use crate::clock;
 use crate::error::{Failure, Phase, Retryable};
 use crate::limits::{ADDRESS_STAGGER, ADDRESS_TRUSTED};
 use crate::net::stream::{self, Transport};
+use crate::net::timer::{self, Sleep};
 use crate::net::tls::TlsError;
 use crate::net::tls::config::UpstreamTls;
 use crate::net::tls::turns::Turns;
@@ -75,14 +74,14 @@ pub async fn connect(
 ) -> Result<Transport, Failure> {
     let limit = timeout.min(deadline.saturating_duration_since(clock::now()));
     let mut progress = Progress::default();
-    match monoio::time::timeout(limit, reach(target, &mut progress)).await {
-        Ok(Ok(transport)) => Ok(transport),
-        Ok(Err(Broken::Tls(address, error))) => {
+    match timer::timeout(limit, reach(target, &mut progress)).await {
+        Some(Ok(transport)) => Ok(transport),
+        Some(Err(Broken::Tls(address, error))) => {
             let message = format!("upstream {} ({address}): {error}", target.authority);
             Err(unreachable(message).retryable(Retryable::Never))
         }
-        Ok(Err(Broken::Everywhere)) => Err(unreachable(progress.describe(target.authority))),
-        Err(_) => {
+        Some(Err(Broken::Everywhere)) => Err(unreachable(progress.describe(target.authority))),
+        None => {
             let message = progress.late(&target, limit);
             Err(Failure::upstream(Phase::Connect, Outcome::ConnectTimeout, message)
                 .retryable(Retryable::Always))
@@ -236,7 +235,7 @@ impl<'a> Race<'a> {
             self.begun += 1;
             self.running.push((address, Box::pin(stream::connect(address))));
             let more = self.begun < self.addresses.len();
-            self.stagger = more.then(|| Box::pin(monoio::time::sleep(ADDRESS_STAGGER)));
+            self.stagger = more.then(|| Box::pin(timer::sleep(ADDRESS_STAGGER)));
         }
     }
 }
