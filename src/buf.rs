@@ -168,16 +168,24 @@ impl Drop for Block {
 
 /// Asks for the memory of `value` ahead of its use, without waiting for it.
 #[inline]
-#[allow(unsafe_code)]
 pub fn prefetch<T>(value: &T) {
     let start: *const T = value;
-    for line in (0..size_of::<T>()).step_by(64) {
+    prefetch_from(start.cast(), size_of::<T>());
+}
+
+/// [`prefetch`] of the `bytes` bytes from `start` on, whatever is there, or is not.
+#[inline]
+#[allow(unsafe_code)]
+pub fn prefetch_from(start: *const (), bytes: usize) {
+    for line in (0..bytes).step_by(64) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a hint; it reads nothing and never faults, whatever the address.
         unsafe {
             use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             _mm_prefetch::<_MM_HINT_T0>(start.cast::<i8>().wrapping_add(line));
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (start, line);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -14,12 +15,14 @@ use crate::config::plan::{AccessLogTo, Plan};
 use crate::limits::DESCRIPTOR_TABLE_MAX;
 use crate::net::listener;
 use crate::net::resolver::Resolved;
+use crate::net::runtime::Driver;
+use crate::net::table;
 use crate::net::tls::config::{DownstreamTls, Tls, UpstreamTls};
 use crate::relay::CoreParts;
 use crate::telemetry::log::{self as access, AccessLog};
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::streams::StreamInfo;
-use crate::worker::{self, Driver, WorkerParts, command};
+use crate::worker::{self, WorkerParts, command};
 
 /// Time a worker has to answer a snapshot.
 const SNAPSHOT_WAIT: Duration = Duration::from_millis(500);
@@ -74,10 +77,14 @@ impl Server {
                 snapshots: snapshot_to,
                 started: started_to,
             };
+            let given: Vec<RawFd> = parts.descriptors().collect();
             let name = format!("worker-{number}");
             workers.push(std::thread::Builder::new().name(name).spawn(|| worker::run(parts))?);
             let started = started_from.recv().map_err(|_| io::Error::other("a worker died"))?;
-            driver = Some(started?);
+            if started.own_table {
+                table::close_given(&given);
+            }
+            driver = Some(started.driver?);
             controls.push(ours);
             snapshots.push(snapshot_from);
             metrics.push(cells);

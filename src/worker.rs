@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
@@ -11,23 +12,21 @@ use std::sync::mpsc::SyncSender;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use monoio::{FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder};
 use pin_project_lite::pin_project;
 
-use crate::buf::prefetch;
 use crate::clock;
 use crate::config::plan::Io;
 use crate::net::listener::{self, Accepted};
+use crate::net::ready::{self, Watched};
+use crate::net::runtime::{Driver, build_runtime};
 use crate::net::stream::Transport;
+use crate::net::table;
 use crate::net::timer;
 use crate::net::tls::config::DownstreamTls;
-use crate::net::wait::{poll_deadline, poll_slot};
+use crate::net::wait::poll_deadline;
 use crate::relay::{Core, CoreParts, Stage, connection};
 use crate::telemetry::streams::StreamInfo;
 
-/// Entries of the submission ring; completions have twice as many. Beyond it monoio submits
-/// early, so it bounds a batch and not the streams.
-const RING_ENTRIES: u32 = 4096;
 /// Time between two looks at the pool.
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
 /// Wait after accept ran out of descriptors.
@@ -36,64 +35,6 @@ const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 const EXHAUSTED_TOLD_EVERY: Duration = Duration::from_secs(10);
 /// Connections accepted before the streams have their turn.
 const ACCEPTS_PER_TURN: u32 = 64;
-
-/// A runtime on either driver, without timers: [`timer`] has them.
-pub type WorkerRuntime = FusionRuntime<IoUringDriver, LegacyDriver>;
-
-/// The driver in use and, where it is not the best, why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Driver {
-    /// `io_uring (single issuer, deferred)`, `io_uring` or `epoll`.
-    pub name: &'static str,
-    /// Why it stepped down.
-    pub fell_back: Option<String>,
-}
-
-/// Builds a runtime on this thread, stepping down from the best ring to plain io_uring to epoll.
-///
-/// # Errors
-/// `io_uring` was asked for and the kernel or its policy refuses, or epoll failed.
-pub fn build_runtime(choice: Io) -> io::Result<(WorkerRuntime, Driver)> {
-    timer::forget();
-    let mut fell_back = None;
-    if choice != Io::Epoll {
-        match build_uring() {
-            Ok(built) => return Ok(built),
-            Err(error) if choice == Io::Uring => {
-                let mend = "use --io auto or --io epoll, or allow io_uring in this container";
-                return Err(io::Error::other(format!(
-                    "io_uring is not available ({error}); {mend}"
-                )));
-            }
-            Err(error) => fell_back = Some(format!("io_uring: {error}")),
-        }
-    }
-    let runtime = RuntimeBuilder::<LegacyDriver>::new().build()?;
-    Ok((runtime.into(), Driver { name: "epoll", fell_back }))
-}
-
-fn build_uring() -> io::Result<(WorkerRuntime, Driver)> {
-    let with = |builder: io_uring::Builder| {
-        RuntimeBuilder::<IoUringDriver>::new()
-            .with_entries(RING_ENTRIES)
-            .uring_builder(builder)
-            .build()
-    };
-    let mut best = io_uring::IoUring::builder();
-    // Completions are handled when the loop asks for them, not by interrupting it.
-    best.setup_single_issuer().setup_defer_taskrun();
-    match with(best) {
-        Ok(runtime) => {
-            let name = "io_uring (single issuer, deferred)";
-            Ok((runtime.into(), Driver { name, fell_back: None }))
-        }
-        Err(refused) => {
-            let runtime = with(io_uring::IoUring::builder())?;
-            let fell_back = Some(format!("single issuer, deferred: {refused}"));
-            Ok((runtime.into(), Driver { name: "io_uring", fell_back }))
-        }
-    }
-}
 
 /// What the main thread tells a worker, as one byte on its control socket.
 pub mod command {
@@ -119,12 +60,29 @@ pub struct WorkerParts {
     pub control: UnixStream,
     /// Where snapshots go.
     pub snapshots: SyncSender<Vec<StreamInfo>>,
-    /// Told once: the driver in use, or why the worker could not start.
-    pub started: SyncSender<io::Result<Driver>>,
+    /// Told once.
+    pub started: SyncSender<Started>,
+}
+
+/// How a worker started.
+pub struct Started {
+    /// What it was given is closed here by [`table::close_given`]: it has copies of its own.
+    pub own_table: bool,
+    /// The driver in use, or why the worker could not start.
+    pub driver: io::Result<Driver>,
+}
+
+impl WorkerParts {
+    /// The descriptors it is given.
+    pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        let listeners = self.listeners.iter().map(AsRawFd::as_raw_fd);
+        listeners.chain([self.control.as_raw_fd()])
+    }
 }
 
 /// Runs a worker on this thread until it is drained.
 pub fn run(parts: WorkerParts) {
+    let own_table = table::own(&parts.descriptors().collect::<Vec<_>>());
     let WorkerParts { core, listeners, io, cpu, control, snapshots, started } = parts;
     if let Some(cpu) = cpu
         && let Err(error) = monoio::utils::bind_to_cpu_set([cpu])
@@ -134,11 +92,11 @@ pub fn run(parts: WorkerParts) {
     let (mut runtime, driver) = match build_runtime(io) {
         Ok(built) => built,
         Err(error) => {
-            let _ = started.send(Err(error));
+            let _ = started.send(Started { own_table, driver: Err(error) });
             return;
         }
     };
-    let _ = started.send(Ok(driver));
+    let _ = started.send(Started { own_table, driver: Ok(driver) });
     drop(started);
     let core = Core::new(core);
     runtime.block_on(async move {
@@ -158,18 +116,15 @@ async fn control_loop(
     snapshots: &SyncSender<Vec<StreamInfo>>,
 ) {
     let _ = control.set_nonblocking(true);
-    let Ok(reading) = control.try_clone() else {
-        return;
-    };
-    let Ok(socket) = monoio::net::UnixStream::from_std(reading) else {
+    let Ok(control) = Watched::new(control.into()) else {
         return;
     };
     loop {
-        let mut byte = [0; 16];
-        match io::Read::read(&mut &control, &mut byte) {
+        let mut bytes = [0; 16];
+        match rustix::io::read(&control, &mut bytes) {
             Ok(0) => core.advance(Stage::Ending),
             Ok(n) => {
-                for command in &byte[..n] {
+                for command in &bytes[..n] {
                     match *command {
                         command::DRAIN => core.advance(Stage::Draining),
                         command::END => core.advance(Stage::Ending),
@@ -180,15 +135,14 @@ async fn control_loop(
                     }
                 }
             }
-            Err(_) => {}
+            Err(_) => control.drained(),
         }
-        let mut readable = pin!(None);
         let over = poll_fn(|cx| {
             core.watch(cx.waker());
             if core.stage() != Stage::Serving && core.connections() == 0 {
                 return Poll::Ready(true);
             }
-            poll_slot(readable.as_mut(), || socket.readable(false), cx).map(|_| false)
+            control.poll_readable(cx).map(|()| false)
         });
         if over.await {
             return;
@@ -214,29 +168,37 @@ async fn sweep(core: Rc<Core>) {
 
 /// Accepts until the drain begins.
 async fn accept(core: Rc<Core>, listener: TcpListener) {
-    let Ok(watched) = listener.try_clone().and_then(monoio::net::TcpListener::from_std) else {
-        log::error!("worker {}: the listener cannot be watched", core.worker);
-        return;
+    let listener = match Watched::new(listener.into()) {
+        Ok(listener) => listener,
+        Err(error) => {
+            log::error!("worker {}: the listener cannot be watched: {error}", core.worker);
+            return;
+        }
     };
-    let (mut readable, mut told) = (pin!(None), None);
+    let mut told = None;
     loop {
         // What is in the backlog when the drain begins is still accepted and answered.
         poll_fn(|cx| {
             core.watch(cx.waker());
-            let stirred = poll_slot(readable.as_mut(), || watched.readable(false), cx).is_ready();
+            let stirred = listener.poll_readable(cx).is_ready();
             if stirred || core.stage() != Stage::Serving {
                 return Poll::Ready(());
             }
             Poll::Pending
         })
         .await;
-        for _ in 0..ACCEPTS_PER_TURN {
+        let mut accepted = 0;
+        while accepted < ACCEPTS_PER_TURN {
+            accepted += 1;
             match listener::accept(&listener) {
                 Accepted::Connection(stream, peer) => {
                     core.metrics.connections_accepted.inc();
                     spawn_connection(&core, stream, peer);
                 }
-                Accepted::Nothing => break,
+                Accepted::Nothing => {
+                    listener.drained();
+                    break;
+                }
                 Accepted::Aborted => core.metrics.accept_errors.inc(),
                 Accepted::Exhausted(error) => {
                     core.metrics.accept_errors.inc();
@@ -259,6 +221,9 @@ async fn accept(core: Rc<Core>, listener: TcpListener) {
         }
         if core.stage() != Stage::Serving {
             return;
+        }
+        if accepted == ACCEPTS_PER_TURN {
+            ready::give_way().await;
         }
     }
 }
@@ -304,9 +269,6 @@ impl<F: Future<Output = ()>> Future for Caught<F> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        // Between two frames of one stream those of a thousand others have passed through the
-        // cache: what is needed is asked for at once, or each line would be waited for in turn.
-        prefetch(&*self);
         let this = self.project();
         let future = this.future;
         // Unwind safe: after a panic the future is only dropped, and what it shares with others

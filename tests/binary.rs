@@ -322,9 +322,20 @@ fn limit_descriptors(relay: &Relay, most: u64) {
     prlimit(Some(relay.pid()), Resource::Nofile, limit).expect("sets the child's limit");
 }
 
-fn descriptors(relay: &Relay) -> u64 {
-    let path = format!("/proc/{}/fd", relay.pid().as_raw_nonzero());
-    std::fs::read_dir(path).expect("the child runs").count() as u64
+/// The limit at which the worker, whose table is its own, can open `more` descriptors.
+fn limit_for(relay: &Relay, more: u64) -> u64 {
+    let threads = format!("/proc/{}/task", relay.pid().as_raw_nonzero());
+    let mut threads = std::fs::read_dir(threads).expect("the child runs").flatten();
+    let named = |thread: &std::fs::DirEntry| {
+        std::fs::read_to_string(thread.path().join("comm")).is_ok_and(|name| name == "worker-0\n")
+    };
+    let worker = threads.find(named).expect("a worker").path().join("fd");
+    let used = std::fs::read_dir(worker).expect("the worker runs").flatten();
+    let used: Vec<u64> =
+        used.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    // A new descriptor is the lowest number that is free.
+    let free = |number: &u64| !used.contains(number);
+    (0..).filter(free).nth(more as usize).expect("numbers do not end")
 }
 
 #[test]
@@ -338,7 +349,7 @@ fn a_lack_of_descriptors_pauses_accepting_and_nothing_else() {
         admin.write_all(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n").expect("sends");
         admin.read_to_end(&mut Vec::new()).expect("an answer and the close");
         let before = Instant::now();
-        limit_descriptors(&relay, descriptors(&relay) + 2);
+        limit_descriptors(&relay, limit_for(&relay, 2));
         // Two of these are accepted; the rest wait in the backlog.
         let mut waiting: Vec<_> = (0..8).map(|_| connect(relay.addr)).collect();
         eventually("it runs out and says so", || {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::ops::Sub;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -142,10 +143,18 @@ fn socket_slabs(slabinfo: &str) -> f64 {
     slabinfo.lines().filter_map(bytes).sum()
 }
 
-/// Open descriptors of processes.
+/// Open descriptors of processes, in all of their tables: threads may have tables of their own.
 pub fn descriptors(pids: &[u32]) -> usize {
-    let count = |pid: &u32| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
-    pids.iter().map(count).sum()
+    let open = |table: &Path| -> BTreeSet<_> {
+        let entries = fs::read_dir(table).into_iter().flatten().flatten();
+        entries.map(|entry| (entry.file_name(), fs::read_link(entry.path()).ok())).collect()
+    };
+    let tables = |pid: &u32| -> BTreeSet<_> {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        // Threads that share a table show the same.
+        tasks.map(|task| open(&task.path().join("fd"))).collect()
+    };
+    pids.iter().flat_map(tables).map(|table| table.len()).sum()
 }
 
 /// Gives back the free objects of sockets' slabs, which would be counted as in use. Only root

@@ -17,6 +17,7 @@
 use std::ops::Range;
 
 use super::write_buffer::{LINE_BYTES_MAX, WriteBuffer};
+use crate::buf::Block;
 use crate::dialect::Dialect;
 use crate::http1::body::{BodyDecoder, BodyError, Step};
 use crate::http1::chunked::{encode_chunk_line, whole_chunk};
@@ -229,13 +230,62 @@ impl Stream {
     /// The body's framing is broken; what came before the fault is queued.
     pub fn received(&mut self, n: usize) -> Result<usize, BodyError> {
         let first = self.buffer.received(n);
-        let mut at = 0;
-        let mut sendable = Sendable { boundary: self.released, clean_to: None };
+        self.take(first, n, 0)
+    }
+
+    /// Whether bytes may pass that never were in the buffer: it is empty, and the stream stands
+    /// between two chunks and two frames.
+    #[inline]
+    pub fn is_clear(&self) -> bool {
+        self.buffer.is_empty() && !self.ended && !self.paused && self.takes_whole_chunks()
+    }
+
+    /// Takes of `bytes`, received elsewhere while the stream [is clear](Self::is_clear), whole
+    /// chunks of whole frames, and returns their length. Where that is all of them they may be
+    /// sent as they lie, to be told by [`passed`](Self::passed); else, and for what the socket
+    /// does not take, [`received_in`](Self::received_in) follows.
+    #[inline]
+    pub fn take_passing(&mut self, bytes: &[u8]) -> usize {
+        take_whole_chunks(self.events.as_mut(), &mut self.carried, bytes)
+    }
+
+    /// `n` bytes have passed.
+    #[inline]
+    pub fn passed(&mut self, n: usize) {
+        self.buffer.pass(n);
+        self.released += n as u64;
+        self.carried.bytes_out = self.carried.bytes_in - self.dropped;
+    }
+
+    /// Takes over `block`, the first `n` bytes of which were received and the first `taken` of
+    /// these taken as passing.
+    ///
+    /// # Errors
+    /// As [`received`](Self::received).
+    pub fn received_in(
+        &mut self,
+        block: Block,
+        n: usize,
+        taken: usize,
+    ) -> Result<usize, BodyError> {
+        self.buffer.adopt(block);
+        let first = self.buffer.received(n);
+        self.take(first, n, taken)
+    }
+
+    /// Takes `n` bytes from position `first` on, the first `at` of which are whole chunks that
+    /// have been taken.
+    fn take(&mut self, first: u64, n: usize, mut at: usize) -> Result<usize, BodyError> {
+        let clean_to = (at > 0).then_some(first + at as u64);
+        let mut sendable = Sendable { boundary: self.released, clean_to };
         let result = loop {
-            let whole = self.take_whole_chunks(first + at as u64);
-            if whole > 0 {
-                at += whole;
-                sendable.clean_to = Some(first + at as u64);
+            if self.takes_whole_chunks() {
+                let bytes = &self.buffer.fresh(first)[at..];
+                let whole = take_whole_chunks(self.events.as_mut(), &mut self.carried, bytes);
+                if whole > 0 {
+                    at += whole;
+                    sendable.clean_to = Some(first + at as u64);
+                }
             }
             // A body with a length is over with its last byte; only asking the decoder tells.
             if self.ended || (at == n && !self.decoder.is_done()) {
@@ -315,38 +365,18 @@ impl Stream {
         self.clean &= self.decoder.plain();
     }
 
-    /// The usual shape of a stream, taken at a stroke: chunks that are all there, each of whole
-    /// frames, as many as follow each other. Returns the length of them all: 0 where the first has
-    /// another shape, or what came before leaves anything open.
+    /// Whether nothing is left open that would keep [whole chunks](take_whole_chunks) from being
+    /// taken as they are.
     #[inline]
-    fn take_whole_chunks(&mut self, first: u64) -> usize {
-        if !self.decoder.at_boundary() {
-            return 0;
-        }
+    fn takes_whole_chunks(&self) -> bool {
         // The first bytes may be a byte order mark's.
         let usual = self.clean && self.carried.bytes_in >= BOM.len() as u64;
-        if !(self.decoder.plain() && usual && self.pending.is_empty() && self.kept.is_none()) {
-            return 0;
-        }
-        let Some(events) = self.events.as_mut().filter(|events| events.scanner.at_boundary())
-        else {
-            return 0;
-        };
-        let bytes = self.buffer.fresh(first);
-        let mut at = 0;
-        while let Some((line, len)) = whole_chunk(&bytes[at..]) {
-            let payload = &bytes[at + line..at + line + len];
-            // From one boundary a blank line at the end leads to the next, whatever lies between.
-            if !(payload.ends_with(b"\n\n") || payload.ends_with(b"\r\n\r\n")) {
-                break;
-            }
-            let (frames, end) = events.take(payload);
-            debug_assert_eq!(end, len);
-            self.carried.frames += frames;
-            self.carried.bytes_in += len as u64;
-            at += line + len + 2;
-        }
-        at
+        usual
+            && self.decoder.at_boundary()
+            && self.decoder.plain()
+            && self.pending.is_empty()
+            && self.kept.is_none()
+            && self.events.as_ref().is_some_and(|events| events.scanner.at_boundary())
     }
 
     /// Queues what may go out, and says what is still wanted of the bytes before `received`.
@@ -609,6 +639,28 @@ impl Stream {
     pub fn dialect(&self) -> Option<Dialect> {
         self.events.as_ref().map(|events| events.dialect)
     }
+}
+
+/// The usual shape of a stream, taken at a stroke: chunks that are all there, each of whole
+/// frames, as many as follow each other. Returns the length of them all: 0 where the first has
+/// another shape.
+#[inline]
+fn take_whole_chunks(events: Option<&mut Events>, carried: &mut Carried, bytes: &[u8]) -> usize {
+    let Some(events) = events else { return 0 };
+    let mut at = 0;
+    while let Some((line, len)) = whole_chunk(&bytes[at..]) {
+        let payload = &bytes[at + line..at + line + len];
+        // From one boundary a blank line at the end leads to the next, whatever lies between.
+        if !(payload.ends_with(b"\n\n") || payload.ends_with(b"\r\n\r\n")) {
+            break;
+        }
+        let (frames, end) = events.take(payload);
+        debug_assert_eq!(end, len);
+        carried.frames += frames;
+        carried.bytes_in += len as u64;
+        at += line + len + 2;
+    }
+    at
 }
 
 impl Events {

@@ -128,6 +128,25 @@ impl WriteBuffer {
         first
     }
 
+    /// Whether it holds nothing: no block, nothing queued.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty() && self.pieces.is_empty()
+    }
+
+    /// Takes `n` bytes as received and gone without having been here; only while it is empty.
+    #[inline]
+    pub fn pass(&mut self, n: usize) {
+        debug_assert!(self.is_empty());
+        self.received += n as u64;
+        self.held_from = self.received;
+    }
+
+    /// Makes `block` the one that bytes are received into.
+    pub fn adopt(&mut self, block: Block) {
+        push_lean(&mut self.segments, Segment { base: self.received, len: 0, block });
+    }
+
     /// The bytes from `start` to the last received; they must lie in the last block, as the ones
     /// received by one call do.
     pub fn fresh(&self, start: u64) -> &[u8] {

@@ -9,7 +9,7 @@ use std::io;
 
 use crate::config::cli::MockArgs;
 use crate::net::listener;
-use crate::worker::build_runtime;
+use crate::net::runtime::build_runtime;
 use serve::{Defaults, Mock};
 
 /// Runs the mock until it is killed.

@@ -20,8 +20,9 @@ use crate::http1::Status;
 use crate::http1::body::{BodyDecoder, Step};
 use crate::http1::head::{RequestHead, parse_request};
 use crate::net::listener::{self, Accepted};
+use crate::net::ready::{Watched, give_way};
 use crate::net::stream::{Peer, Transport};
-use crate::net::wait::{poll_deadline, poll_slot};
+use crate::net::wait::poll_deadline;
 use crate::relay::inbox::{Filled, Inbox};
 
 /// Bytes of a request body the mock takes.
@@ -105,9 +106,9 @@ impl Mock {
 /// # Errors
 /// The listener is broken.
 pub async fn accept(listener: TcpListener, mock: Rc<Mock>) -> io::Result<()> {
-    let watched = monoio::net::TcpListener::from_std(listener.try_clone()?)?;
+    let listener = Watched::new(listener.into())?;
     loop {
-        watched.readable(false).await?;
+        poll_fn(|cx| listener.poll_readable(cx)).await;
         loop {
             match listener::accept(&listener) {
                 Accepted::Connection(stream, _) => {
@@ -117,7 +118,10 @@ pub async fn accept(listener: TcpListener, mock: Rc<Mock>) -> io::Result<()> {
                         Connection { mock: Rc::clone(&mock), transport, inbox: Inbox::default() };
                     monoio::spawn(connection.run());
                 }
-                Accepted::Nothing => break,
+                Accepted::Nothing => {
+                    listener.drained();
+                    break;
+                }
                 Accepted::Aborted => {}
                 Accepted::Exhausted(_) => crate::net::timer::sleep(Duration::from_millis(50)).await,
                 Accepted::Failed(error) => return Err(error),
@@ -146,7 +150,7 @@ impl Connection {
         loop {
             match self.inbox.fill(&self.transport) {
                 Ok(Filled::More) => return Ok(()),
-                Ok(Filled::Nothing) => self.transport.readable().await.map_err(|_| Gone)?,
+                Ok(Filled::Nothing) => self.transport.readable().await,
                 _ => return Err(Gone),
             }
         }
@@ -396,8 +400,8 @@ impl Connection {
             add(&self.mock.stats.frames, 1);
             if out.len() >= 64 * 1024 {
                 self.flush(&mut out).await?;
-                // Through the ring, behind the other streams that are due.
-                self.transport.writable().await.map_err(|_| Gone)?;
+                // The other streams that are due go first.
+                give_way().await;
             }
         }
         if script.framing == Framing::Chunked {
@@ -458,7 +462,7 @@ impl Connection {
         while !bytes.is_empty() {
             match self.transport.try_send(bytes) {
                 Ok(Some(n)) => bytes = &bytes[n..],
-                Ok(None) => self.transport.writable().await.map_err(|_| Gone)?,
+                Ok(None) => self.transport.writable().await,
                 Err(_) => return Err(Gone),
             }
         }
@@ -471,12 +475,10 @@ impl Connection {
 
     /// Waits until `due`, or until the client leaves.
     async fn until(&self, due: Instant) -> Result<(), Gone> {
-        let (mut stirred, mut timer) = (pin!(None), pin!(None));
+        let mut timer = pin!(None);
         let mut watching = true;
         poll_fn(|cx| {
-            while watching
-                && poll_slot(stirred.as_mut(), || self.transport.readable(), cx).is_ready()
-            {
+            while watching && self.transport.poll_readable(cx).is_ready() {
                 match self.transport.peer() {
                     Peer::Closed | Peer::Reset => return Poll::Ready(Err(Gone)),
                     Peer::Talking => watching = false,

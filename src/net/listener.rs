@@ -44,7 +44,7 @@ pub enum Accepted {
 
 /// Takes one waiting connection, never blocking. Direct instead of on the ring: an accept in
 /// flight would have to be cancelled and awaited at drain, or the connection it took is lost.
-pub fn accept(listener: &std::net::TcpListener) -> Accepted {
+pub fn accept(listener: &impl AsFd) -> Accepted {
     use rustix::io::Errno;
     let fd: BorrowedFd<'_> = listener.as_fd();
     match rustix::net::acceptfrom_with(fd, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {

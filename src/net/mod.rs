@@ -8,8 +8,11 @@
 //! written to at once, without a turn through the ring.
 
 pub mod listener;
+pub mod ready;
 pub mod resolver;
+pub mod runtime;
 pub mod stream;
+pub mod table;
 pub mod timer;
 pub mod tls;
 pub mod wait;

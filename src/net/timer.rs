@@ -8,8 +8,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use rustix::time::{
     timerfd_settime,
 };
 
+use super::ready::Watched;
 use crate::clock;
 
 #[derive(Default)]
@@ -26,7 +27,7 @@ struct Timers {
     due: RefCell<BTreeMap<(Instant, u64), Waker>>,
     number: Cell<u64>,
     /// The descriptor, while a task of this thread's runtime watches it.
-    alarm: RefCell<Option<OwnedFd>>,
+    alarm: RefCell<Option<Rc<Watched>>>,
     /// When it goes off.
     set_to: Cell<Option<Instant>>,
 }
@@ -54,7 +55,7 @@ impl Timers {
         };
         let it_interval = Timespec { tv_sec: 0, tv_nsec: 0 };
         let value = Itimerspec { it_interval, it_value };
-        let set = timerfd_settime(alarm, TimerfdTimerFlags::empty(), &value).is_ok();
+        let set = timerfd_settime(&**alarm, TimerfdTimerFlags::empty(), &value).is_ok();
         self.set_to.set(set.then_some(first));
         set
     }
@@ -74,13 +75,10 @@ impl Timers {
             return Ok(());
         }
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        let alarm = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        let watched = alarm.try_clone()?;
-        // Of the driver we want readiness alone, which is the same for every descriptor.
-        let watched = monoio::net::UnixStream::from_std(watched.into())?;
-        self.alarm.replace(Some(alarm));
+        let alarm = Watched::new(timerfd_create(TimerfdClockId::Monotonic, flags)?)?;
+        self.alarm.replace(Some(Rc::new(alarm)));
         self.set_to.set(None);
-        monoio::spawn(watch(watched));
+        monoio::spawn(watch());
         Ok(())
     }
 }
@@ -97,12 +95,14 @@ pub fn forget() {
     });
 }
 
-async fn watch(alarm: monoio::net::UnixStream) {
-    while alarm.readable(false).await.is_ok() {
+async fn watch() {
+    let Some(alarm) = TIMERS.with(|timers| timers.alarm.borrow().clone()) else { return };
+    loop {
+        poll_fn(|cx| alarm.poll_readable(cx)).await;
+        // Its eight bytes say how often it went off.
+        let _ = rustix::io::read(&*alarm, &mut [0_u8; 8]);
+        alarm.drained();
         TIMERS.with(|timers| {
-            if let Some(alarm) = timers.alarm.borrow().as_ref() {
-                let _ = rustix::io::read(alarm, &mut [0_u8; 8]);
-            }
             timers.set_to.set(None);
             timers.wake_due(clock::now());
             timers.set();
@@ -181,8 +181,6 @@ pub async fn timeout<F: Future>(limit: Duration, future: F) -> Option<F::Output>
 
 #[cfg(test)]
 mod tests {
-    use std::rc::Rc;
-
     use super::*;
     use crate::config::plan::Io;
 
@@ -191,7 +189,7 @@ mod tests {
         for io in [Io::Uring, Io::Epoll] {
             let thread = std::thread::spawn(move || {
                 for _ in 0..2 {
-                    match crate::worker::build_runtime(io) {
+                    match crate::net::runtime::build_runtime(io) {
                         Ok((mut runtime, _)) => drop(runtime.block_on(test())),
                         Err(error) => assert_eq!(io, Io::Uring, "{error}"),
                     }

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
+use super::ready::poll_give_way;
 use super::timer::{Sleep, sleep_until};
 
 /// Polls the future in `slot`, made by `make` where the slot is empty; empties the slot when it
@@ -42,39 +43,32 @@ pub fn poll_deadline(
     poll_slot(slot, || sleep_until(deadline), cx)
 }
 
-/// Waits that were over at once, one after the other, before a task steps aside.
-const QUICK_WAITS_MAX: u8 = 4;
-
 /// Makes a task that never has to wait give way to the others of its core.
 ///
-/// On the ring every wait takes a turn of the loop. On epoll a wait for what is there already is
-/// over at once, so a peer that is always ready would keep the loop, and everyone else's events,
-/// waiting for as long as it likes.
+/// A wait for what is there already is over at once, so a peer that is always ready would keep the
+/// loop, and everyone else's events, waiting for as long as it likes.
 #[derive(Debug, Default)]
 pub struct GiveWay {
-    quick: u8,
     /// This wait's condition has come.
     ready: bool,
-    /// This wait took a turn of the loop.
+    /// Others have had their turn during this wait.
     waited: bool,
 }
 
 impl GiveWay {
     /// To be called as the last of each poll of one wait, with whether what it waits for has come;
     /// that it has come is kept until the wait is over.
-    pub fn poll(&mut self, ready: bool, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll(&mut self, ready: bool, cx: &Context<'_>) -> Poll<()> {
         self.ready |= ready;
-        if !self.ready {
-            self.waited = true;
-            return Poll::Pending;
+        let over = self.ready && self.waited;
+        if over {
+            *self = Self::default();
+            return Poll::Ready(());
         }
-        self.quick = if self.waited { 0 } else { self.quick + 1 };
-        if self.quick == QUICK_WAITS_MAX {
-            self.waited = true;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        self.waited = true;
+        if self.ready {
+            poll_give_way(cx);
         }
-        (self.ready, self.waited) = (false, false);
-        Poll::Ready(())
+        Poll::Pending
     }
 }

@@ -4,7 +4,6 @@
 //! leave before the first byte comes back; both are seen at once.
 
 use std::future::poll_fn;
-use std::pin::pin;
 use std::time::Instant;
 
 use super::inbox::{Filled, Inbox};
@@ -16,8 +15,8 @@ use crate::flow::stream::Stream;
 use crate::http1::Status;
 use crate::http1::head::{ResponseHead, parse_response};
 use crate::limits::INTERIM_RESPONSES_MAX;
-use crate::net::stream::{Transport, Watch};
-use crate::net::wait::{GiveWay, poll_slot};
+use crate::net::stream::Transport;
+use crate::net::wait::GiveWay;
 use crate::outcome::Outcome;
 
 /// One attempt at one upstream connection.
@@ -32,8 +31,6 @@ pub struct Ask<'a> {
     pub reused: bool,
     /// The client's side.
     pub downstream: &'a Transport,
-    /// The wait for the client to send or leave.
-    pub watch: &'a mut Watch,
     /// Bytes from the client not taken yet.
     pub inbox: &'a mut Inbox,
     /// Where the end of an interim response goes that the client does not take at once.
@@ -76,7 +73,6 @@ impl Ask<'_> {
     /// Why there is no answer, and whether another attempt is safe.
     pub async fn run(&mut self) -> Result<Answer, Failure> {
         let (upstream, downstream) = (self.upstream, self.downstream);
-        let (mut readable, mut writable) = (pin!(None), pin!(None));
         let mut give_way = GiveWay::default();
         let mut progress = Progress {
             answer: Inbox::default(),
@@ -94,19 +90,15 @@ impl Ask<'_> {
             let mut downstream_stirred = false;
             poll_fn(|cx| {
                 let mut ready = self.core.stage() == Stage::Ending;
-                if upstream.has_buffered()
-                    || poll_slot(readable.as_mut(), || upstream.readable(), cx).is_ready()
-                {
+                if upstream.poll_readable(cx).is_ready() {
                     (upstream_stirred, ready) = (true, true);
                 }
-                if progress.upstream_blocked
-                    && poll_slot(writable.as_mut(), || upstream.writable(), cx).is_ready()
-                {
+                if progress.upstream_blocked && upstream.poll_writable(cx).is_ready() {
                     (progress.upstream_blocked, ready) = (false, true);
                 }
                 if progress.watching
                     && (self.body.is_ended() || self.body.wants_more())
-                    && self.watch.poll(downstream, cx).is_ready()
+                    && downstream.poll_readable(cx).is_ready()
                 {
                     (downstream_stirred, ready) = (true, true);
                 }

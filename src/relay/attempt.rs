@@ -216,7 +216,6 @@ async fn attempt(
         upstream: &lease.transport,
         reused: lease.reused,
         downstream: &connection.transport,
-        watch: &mut connection.watch,
         inbox: &mut connection.inbox,
         unsent: &mut connection.unsent,
         body,

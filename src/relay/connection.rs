@@ -16,8 +16,7 @@ use crate::error::{Failure, Phase};
 use crate::http1::Status;
 use crate::http1::head::{RequestHead, parse_request};
 use crate::limits::{LINGER_BYTES_MAX, LINGER_TIMEOUT};
-use crate::net::stream::{Transport, Watch};
-use crate::net::wait::poll_slot;
+use crate::net::stream::Transport;
 use crate::outcome::Outcome;
 
 /// A connection and what it holds between requests.
@@ -26,8 +25,6 @@ pub struct Connection {
     pub transport: Transport,
     /// The client's address.
     pub peer: SocketAddr,
-    /// The wait for the client to send or leave.
-    pub watch: Watch,
     /// Bytes received and not taken.
     pub inbox: Inbox,
     /// The end of an interim response that the client has not taken yet; goes before all else.
@@ -66,8 +63,8 @@ enum Input {
 /// Serves one connection to its end.
 pub fn serve(core: Rc<Core>, transport: Transport, peer: SocketAddr) -> impl Future<Output = ()> {
     let registration = core.register();
-    let (watch, inbox, unsent) = (Watch::default(), Inbox::default(), Box::default());
-    let mut connection = Connection { transport, peer, watch, inbox, unsent, registration };
+    let (inbox, unsent) = (Inbox::default(), Box::default());
+    let mut connection = Connection { transport, peer, inbox, unsent, registration };
     // Used where it was captured: an `async fn` would move it and keep the room of both places.
     async move { requests(&mut connection).await }
 }
@@ -111,8 +108,8 @@ impl Connection {
     }
 
     /// Ready when the client may have sent something, or left.
-    pub fn stirred(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.watch.poll(&self.transport, cx)
+    pub fn stirred(&self, cx: &Context<'_>) -> Poll<()> {
+        self.transport.poll_readable(cx)
     }
 
     /// Makes the TLS handshake; false where it is over with the connection.
@@ -136,11 +133,10 @@ impl Connection {
         self.core().metrics.tls_handshake_errors.inc();
         match shaken {
             Some(Ok(_)) => {
-                if self.transport.make_plain().is_ok() {
-                    let message = "this port speaks TLS: use https://";
-                    self.refuse(400, "tls_required", message).await;
-                    self.linger().await;
-                }
+                self.transport.make_plain();
+                let message = "this port speaks TLS: use https://";
+                self.refuse(400, "tls_required", message).await;
+                self.linger().await;
             }
             Some(Err(error)) => {
                 log::debug!("{}: TLS handshake: {error}", self.peer);
@@ -246,15 +242,13 @@ impl Connection {
     }
 
     async fn send(&self, mut bytes: &[u8]) -> Result<(), Outcome> {
-        let mut writable = pin!(None);
         while !bytes.is_empty() {
             match self.transport.try_send(bytes) {
                 Ok(Some(n)) => bytes = &bytes[n..],
                 Ok(None) => {
                     let deadline = clock::now() + self.core().plan.write_timeout;
                     poll_fn(|cx| {
-                        if poll_slot(writable.as_mut(), || self.transport.writable(), cx).is_ready()
-                        {
+                        if self.transport.poll_writable(cx).is_ready() {
                             return Poll::Ready(Ok(()));
                         }
                         if self.core().stage() == Stage::Ending {
@@ -278,7 +272,7 @@ impl Connection {
     /// The client left, or the drain's grace is over.
     pub async fn beside<F: Future>(&mut self, work: F) -> Result<F::Output, Failure> {
         let mut work = pin!(work);
-        let Self { registration, transport, watch, inbox, .. } = self;
+        let Self { registration, transport, inbox, .. } = self;
         let core = &registration.core;
         let mut watching = true;
         poll_fn(|cx| {
@@ -290,7 +284,7 @@ impl Connection {
                 let failure = Failure::upstream(Phase::Connect, Outcome::Drained, message);
                 return Poll::Ready(Err(failure));
             }
-            while watching && watch.poll(transport, cx).is_ready() {
+            while watching && transport.poll_readable(cx).is_ready() {
                 match inbox.fill(transport) {
                     Ok(Filled::More | Filled::Nothing) => {}
                     // More than an inbox holds: it is noticed leaving when that is taken.

@@ -11,21 +11,21 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::pin;
 use std::time::Instant;
 
 use super::Stage;
 use super::connection::Connection;
 use super::inbox::Filled;
 use super::record::Record;
+use crate::buf::{Block, prefetch};
 use crate::clock;
 use crate::error::{Failure, Phase};
 use crate::flow::stream::Stream;
 use crate::flow::timers::{Due, Timers};
-use crate::http1::body::Eof;
+use crate::http1::body::{BodyError, Eof};
 use crate::limits::{READS_PER_TURN_MAX, WRITE_SLICES_MAX};
 use crate::net::stream::{Peer, Transport};
-use crate::net::wait::{GiveWay, poll_slot};
+use crate::net::wait::GiveWay;
 use crate::outcome::Outcome;
 
 /// The body on its way down.
@@ -62,10 +62,10 @@ impl Pump<'_> {
     /// # Errors
     /// Why the response could not be carried to its end.
     pub async fn run(&mut self) -> Result<(), Failure> {
-        // The wait for room is rare and long; the others are always there.
-        let (mut readable, mut writable) = (pin!(None), None);
         let mut give_way = GiveWay::default();
         let mut now = clock::now();
+        // Everything was looked at since the upstream last had something.
+        let mut looked = false;
         loop {
             if self.turn(now)? {
                 return Ok(());
@@ -77,29 +77,29 @@ impl Pump<'_> {
                 self.record.live.state.set(if paused { "paused" } else { "streaming" });
             }
             let upstream = self.upstream;
-            let (mut client_stirred, mut late) = (false, false);
+            let (mut client_stirred, mut late, mut waited) = (false, false, false);
             poll_fn(|cx| {
-                crate::buf::prefetch(self.body);
-                crate::buf::prefetch(&*self.record.live);
-                self.upstream.warm();
+                if std::mem::replace(&mut waited, true) {
+                    now = clock::now();
+                }
                 let mut ready = self.connection.core().stage() == Stage::Ending;
-                if self.body.stream.wants_more()
-                    && (upstream.has_buffered()
-                        || poll_slot(readable.as_mut(), || upstream.readable(), cx).is_ready())
-                {
+                if self.body.stream.wants_more() && upstream.poll_readable(cx).is_ready() {
                     self.upstream_ready = true;
                     ready = true;
-                }
-                if self.blocked {
-                    let room = writable.get_or_insert_with(|| self.connection.transport.room());
-                    if room.as_mut().poll(cx).is_ready() {
-                        (writable, self.blocked, ready) = (None, false, true);
+                    if std::mem::take(&mut looked) {
+                        // The rest is looked at when these bytes have gone on: now it would be
+                        // waited for, by then it is in the cache.
+                        self.ask_ahead();
+                        return give_way.poll(ready, cx);
                     }
+                }
+                looked = true;
+                if self.blocked && self.connection.transport.poll_writable(cx).is_ready() {
+                    (self.blocked, ready) = (false, true);
                 }
                 if self.watching && self.connection.stirred(cx).is_ready() {
                     (client_stirred, ready) = (true, true);
                 }
-                now = clock::now();
                 if self.body.timers.take_stale() || !self.connection.registration.is_early(now) {
                     let deadline = self.body.timers.next().map(|(at, _)| at);
                     late |= self.connection.registration.poll_deadline(deadline, now).is_ready();
@@ -113,6 +113,14 @@ impl Pump<'_> {
                 self.due(now)?;
             }
         }
+    }
+
+    /// Asks for the memory that is needed once the next bytes have been received. Between two
+    /// frames of one stream those of a thousand others have passed through the cache.
+    #[inline]
+    fn ask_ahead(&self) {
+        prefetch(&*self.record.live);
+        self.connection.transport.ask_ahead();
     }
 
     /// Deals with what woke the pump, apart from bytes to move.
@@ -170,28 +178,66 @@ impl Pump<'_> {
     }
 
     fn read(&mut self, now: Instant) -> Result<(), Failure> {
+        if self.body.stream.is_clear() {
+            return self.pass(now);
+        }
         let room = self.body.stream.room();
         let size = room.len();
-        let n = match self.upstream.try_recv(room) {
-            Ok(None) => {
+        match received(self.upstream.try_recv(room))? {
+            Received::Nothing => self.upstream_ready = false,
+            Received::End => return self.upstream_closed(),
+            Received::Bytes(n) => {
+                // A short read emptied the socket; the next wait sees what comes after, or the
+                // close.
+                self.upstream_ready = n == size;
+                self.body.timers.read(now);
+                let received = self.body.stream.received(n);
+                return self.taken(now, received);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads and writes at a stroke while nothing is queued or held: what came as whole chunks of
+    /// whole frames, as nearly all does, goes out from where it was received, and the stream's
+    /// buffer is not touched.
+    fn pass(&mut self, now: Instant) -> Result<(), Failure> {
+        let mut block = Block::for_reading();
+        let n = match received(self.upstream.try_recv(block.bytes_mut()))? {
+            Received::Nothing => {
                 self.upstream_ready = false;
                 return Ok(());
             }
-            Ok(Some(0)) => return self.upstream_closed(),
-            Ok(Some(n)) => n,
-            // TLS without its close_notify: anyone in between may have cut it.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(failure(Outcome::UpstreamTruncated, format!("upstream: {error}")));
-            }
-            Err(error) => {
-                let message = format!("the upstream connection failed: {error}");
-                return Err(failure(Outcome::UpstreamReset, message));
-            }
+            Received::End => return self.upstream_closed(),
+            Received::Bytes(n) => n,
         };
-        // A short read emptied the socket; the next wait sees what comes after, or the close.
-        self.upstream_ready = n == size;
+        self.upstream_ready = n == block.size();
         self.body.timers.read(now);
-        let received = self.body.stream.received(n);
+        let bytes = &block.bytes()[..n];
+        let taken = self.body.stream.take_passing(bytes);
+        if taken < n {
+            let received = self.body.stream.received_in(block, n, taken);
+            return self.taken(now, received);
+        }
+        let sent = self.connection.transport.try_send(bytes).map_err(client_gone)?;
+        if sent == Some(n) {
+            self.body.stream.passed(n);
+            self.body.timers.wrote(now, false);
+            self.record.carried(now, self.body.stream.carried());
+            return Ok(());
+        }
+        let received = self.body.stream.received_in(block, n, taken);
+        self.body.stream.sent(sent.unwrap_or(0));
+        self.blocked = true;
+        match sent {
+            Some(_) => self.body.timers.wrote(now, true),
+            None => self.body.timers.refused(now),
+        }
+        self.taken(now, received)
+    }
+
+    /// Accounts for what the stream has taken.
+    fn taken(&mut self, now: Instant, received: Result<usize, BodyError>) -> Result<(), Failure> {
         self.record.carried(now, self.body.stream.carried());
         match received {
             Ok(0) => {}
@@ -243,7 +289,7 @@ impl Pump<'_> {
                 self.body.timers.refused(now);
                 Ok(())
             }
-            Err(error) => Err(gone(Outcome::ClientGone, format!("the client is gone: {error}"))),
+            Err(error) => Err(client_gone(error)),
         }
     }
 
@@ -287,6 +333,33 @@ fn failure(outcome: Outcome, message: impl Into<String>) -> Failure {
 
 fn gone(outcome: Outcome, message: impl Into<String>) -> Failure {
     Failure::downstream(Phase::Body, outcome, message)
+}
+
+fn client_gone(error: io::Error) -> Failure {
+    gone(Outcome::ClientGone, format!("the client is gone: {error}"))
+}
+
+/// What one read brought.
+enum Received {
+    Bytes(usize),
+    Nothing,
+    End,
+}
+
+fn received(result: io::Result<Option<usize>>) -> Result<Received, Failure> {
+    match result {
+        Ok(None) => Ok(Received::Nothing),
+        Ok(Some(0)) => Ok(Received::End),
+        Ok(Some(n)) => Ok(Received::Bytes(n)),
+        // TLS without its close_notify: anyone in between may have cut it.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Err(failure(Outcome::UpstreamTruncated, format!("upstream: {error}")))
+        }
+        Err(error) => {
+            let message = format!("the upstream connection failed: {error}");
+            Err(failure(Outcome::UpstreamReset, message))
+        }
+    }
 }
 
 /// What one write did.

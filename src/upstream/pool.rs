@@ -70,6 +70,7 @@ impl Pool {
             idle.remove(0).transport.close_notify();
             dropped.expired += 1;
         }
+        transport.forget_task();
         idle.push(Idle { transport, since: now });
         dropped
     }

@@ -20,7 +20,9 @@ use millstream::server::Server;
 pub fn drivers() -> Vec<Io> {
     // On a thread of its own: tearing a ring down interrupts its thread's system calls later.
     let tried = std::thread::spawn(|| {
-        millstream::worker::build_runtime(Io::Uring).map(|_| ()).map_err(|error| error.to_string())
+        millstream::net::runtime::build_runtime(Io::Uring)
+            .map(|_| ())
+            .map_err(|error| error.to_string())
     });
     match tried.join().expect("no panic") {
         Ok(()) => vec![Io::Uring, Io::Epoll],

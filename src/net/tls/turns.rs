@@ -4,13 +4,12 @@
 //! the loop serves nobody else meanwhile. So one is let through between two turns of the loop;
 //! the others wait in line.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::pin::pin;
 use std::task::{Poll, Waker};
+
+use crate::net::ready::give_way;
 
 /// One core's line of handshakes.
 #[derive(Debug, Default)]
@@ -19,25 +18,6 @@ pub struct Turns {
     next: Cell<u64>,
     /// Those who wait, first come first; `None` where it is one's turn.
     waiting: RefCell<BTreeMap<u64, Option<Waker>>>,
-    echo: OnceCell<Option<Echo>>,
-}
-
-/// A socket that we tell something ourselves: to hear it takes a turn of the loop.
-#[derive(Debug)]
-struct Echo {
-    telling: UnixStream,
-    hearing: UnixStream,
-    watched: monoio::net::UnixStream,
-}
-
-impl Echo {
-    fn new() -> io::Result<Self> {
-        let (telling, hearing) = UnixStream::pair()?;
-        telling.set_nonblocking(true)?;
-        hearing.set_nonblocking(true)?;
-        let watched = monoio::net::UnixStream::from_std(hearing.try_clone()?)?;
-        Ok(Self { telling, hearing, watched })
-    }
 }
 
 /// A place in line, or a turn.
@@ -54,28 +34,8 @@ impl Turns {
         let mut place = Place { turns: self, number, has_turn: false };
         poll_fn(|cx| place.poll(cx.waker())).await;
         let output = step();
-        self.pass().await;
+        give_way().await;
         output
-    }
-
-    /// Waits for one turn of the loop. Waking oneself would not do: the loop runs who is awake
-    /// before it looks for what has come.
-    async fn pass(&self) {
-        let Some(echo) = self.echo.get_or_init(|| Echo::new().ok()) else { return };
-        // One who left while waiting has left something to hear.
-        while matches!((&echo.hearing).read(&mut [0; 8]), Ok(1..)) {}
-        let mut told = false;
-        let mut waiting = pin!(echo.watched.readable(false));
-        poll_fn(|cx| {
-            // Armed first: what is known to have come would be heard at once.
-            let heard = waiting.as_mut().poll(cx);
-            if heard.is_pending() && !std::mem::replace(&mut told, true) {
-                let _ = (&echo.telling).write(&[0]);
-            }
-            heard
-        })
-        .await
-        .ok();
     }
 
     fn give_back(&self) {
@@ -152,7 +112,7 @@ mod tests {
     fn the_loop_turns_between_steps() {
         for io in [crate::config::plan::Io::Epoll, crate::config::plan::Io::Uring] {
             let thread = std::thread::spawn(move || {
-                let Some(mut runtime) = runtime(io) else { return };
+                let Ok((mut runtime, _)) = crate::net::runtime::build_runtime(io) else { return };
                 runtime.block_on(async {
                     let turns = Rc::new(Turns::default());
                     let steps = Rc::new(Cell::new(0));
@@ -163,32 +123,19 @@ mod tests {
                         });
                     }
                     // A stream, which waits as often.
-                    let (stream, mut seen) = (Turns::default(), 0);
-                    while steps.get() < 20 {
-                        stream.pass().await;
-                        let done = steps.get() - seen;
-                        assert!(done <= 2, "{done} steps in one go");
-                        seen = steps.get();
-                    }
+                    let stream = monoio::spawn(async move {
+                        let mut seen = 0;
+                        while steps.get() < 20 {
+                            give_way().await;
+                            let done = steps.get() - seen;
+                            assert!(done <= 2, "{done} steps in one go");
+                            seen = steps.get();
+                        }
+                    });
+                    stream.await;
                 });
             });
             thread.join().expect("no panic");
         }
-    }
-
-    fn runtime(
-        io: crate::config::plan::Io,
-    ) -> Option<
-        monoio::FusionRuntime<
-            monoio::time::TimeDriver<monoio::IoUringDriver>,
-            monoio::time::TimeDriver<monoio::LegacyDriver>,
-        >,
-    > {
-        if io == crate::config::plan::Io::Epoll {
-            let legacy = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new();
-            return Some(legacy.enable_timer().build().expect("epoll").into());
-        }
-        let uring = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new();
-        uring.enable_timer().build().ok().map(Into::into)
     }
 }

@@ -1,0 +1,336 @@
+//! Readiness: which of a core's descriptors can be read or written.
+//!
+//! ```text
+//!  sockets ─▶ one edge-triggered epoll set a core ─▶ bits of each ─▶ the tasks that want them
+//!                        │
+//!                        └ one poll request on the ring, for the set as a whole
+//! ```
+//!
+//! A socket is put into the set once, when it is opened, and leaves it when it is closed. Its bits
+//! are set by what the kernel tells and cleared by whoever finds the socket empty or full; so a
+//! wait costs no system call, no submission and no memory of its own, and can be dropped at any
+//! time. The loop's driver sees one descriptor, the set, whose request is made anew only when the
+//! core has nothing left to do.
+//!
+//! Against a poll request on the ring for each wait, which this replaced, see loadtest/NOTES.md.
+//!
+//! Edge triggered means: what is there already is not told again. A bit is cleared only by a read
+//! that found less than it had room for, or a write that was taken in part, never on a guess; and
+//! a peer's close, which may have come with the last bytes, keeps its socket readable for ever.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::time::Timespec;
+use slab::Slab;
+
+use super::wait::poll_slot;
+use crate::buf::{prefetch, prefetch_from};
+
+/// What is asked of the kernel for every descriptor.
+const TOLD: EventFlags =
+    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+/// Events taken in one look; more are taken by the next.
+const EVENTS_PER_LOOK: usize = 256;
+
+/// Bytes of a connection's task that are asked for when it is woken.
+const TASK_BYTES: usize = 1152;
+
+const READ: u8 = 1;
+const WRITE: u8 = 2;
+/// The peer has closed, or the connection has failed: reading stays possible for ever.
+const CLOSED: u8 = 4;
+
+/// One descriptor in the set.
+#[derive(Default)]
+struct Entry {
+    /// What can be done, as far as is known.
+    ready: u8,
+    /// What its task waits for.
+    wanted: u8,
+    task: Option<Waker>,
+}
+
+impl Entry {
+    fn poll(&mut self, bits: u8, cx: &Context<'_>) -> Poll<()> {
+        if self.ready & bits != 0 {
+            return Poll::Ready(());
+        }
+        self.wanted |= bits;
+        if !self.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
+            self.task = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn told(&mut self, flags: EventFlags) {
+        let mut bits = 0;
+        if flags.contains(EventFlags::IN) {
+            bits |= READ;
+        }
+        if flags.contains(EventFlags::OUT) {
+            bits |= WRITE;
+        }
+        if flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
+            bits |= CLOSED;
+        }
+        if flags.intersects(EventFlags::HUP | EventFlags::ERR) {
+            // Writing fails at once, which is how the writer learns of it.
+            bits |= WRITE;
+        }
+        self.ready |= bits;
+        // A close is news to readers.
+        let news = if bits & CLOSED == 0 { bits } else { bits | READ };
+        if self.wanted & news != 0 {
+            self.wanted = 0;
+            if let Some(task) = &self.task {
+                // All at once, or each of its lines would be waited for in turn.
+                prefetch_from(task.data(), TASK_BYTES);
+                task.wake_by_ref();
+            }
+        }
+    }
+}
+
+/// One core's set.
+struct Set {
+    /// Fails for want of a descriptor only; every use of the set then says so.
+    epoll: Result<OwnedFd, Errno>,
+    entries: RefCell<Slab<Entry>>,
+    /// Those who let everyone else go first.
+    behind: RefCell<Vec<Waker>>,
+    /// The task that looks at the set, while there is one.
+    looker: RefCell<Option<Waker>>,
+    looked_after: Cell<bool>,
+}
+
+thread_local! {
+    static SET: Set = Set {
+        epoll: epoll::create(CreateFlags::CLOEXEC),
+        entries: RefCell::default(),
+        behind: RefCell::default(),
+        looker: RefCell::default(),
+        looked_after: Cell::new(false),
+    };
+}
+
+impl Set {
+    fn epoll(&self) -> io::Result<&OwnedFd> {
+        self.epoll.as_ref().map_err(|error| (*error).into())
+    }
+
+    /// Begins to look at the set, in a task of this thread's runtime.
+    fn begin(&self) -> io::Result<()> {
+        if self.looked_after.get() {
+            return Ok(());
+        }
+        // Of the driver we want readiness alone, which is the same for every descriptor.
+        let watched = monoio::net::UnixStream::from_std(self.epoll()?.try_clone()?.into())?;
+        self.looked_after.set(true);
+        monoio::spawn(look_after(watched));
+        Ok(())
+    }
+
+    fn add(&self, fd: &OwnedFd, ready: u8) -> io::Result<u32> {
+        self.begin()?;
+        let key = self.entries.borrow_mut().insert(Entry { ready, wanted: 0, task: None });
+        let added = epoll::add(self.epoll()?, fd, EventData::new_u64(key as u64), TOLD);
+        if let Err(error) = added {
+            self.entries.borrow_mut().remove(key);
+            return Err(error.into());
+        }
+        // A core has far fewer than 2^32 descriptors.
+        Ok(key as u32)
+    }
+
+    /// Takes what the kernel has to tell; returns how many events that were.
+    fn look(&self) -> usize {
+        let mut events = [const { MaybeUninit::<Event>::uninit() }; EVENTS_PER_LOOK];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let Ok(epoll) = &self.epoll else { return 0 };
+        let Ok((events, _)) = epoll::wait(epoll, &mut events[..], Some(&at_once)) else {
+            return 0;
+        };
+        let mut entries = self.entries.borrow_mut();
+        for event in events.iter() {
+            // Copied out of the kernel's packed layout.
+            let (data, flags) = (event.data, event.flags);
+            if let Some(entry) = entries.get_mut(data.u64() as usize) {
+                entry.told(flags);
+            }
+        }
+        events.len()
+    }
+
+    /// Wakes those who gave way; false where there are none.
+    fn call_behind(&self) -> bool {
+        let behind = self.behind.take();
+        let any = !behind.is_empty();
+        behind.into_iter().for_each(Waker::wake);
+        any
+    }
+}
+
+/// Forgets who looks at this thread's set; to be called before a runtime is run on it. (The tasks
+/// of an earlier runtime are leaked with it where they wait.)
+pub fn forget() {
+    SET.with(|set| {
+        set.looked_after.set(false);
+        set.looker.take();
+        drop(set.behind.take());
+    });
+}
+
+/// Looks at the set whenever the loop says that there is something, or somebody gave way.
+async fn look_after(watched: monoio::net::UnixStream) -> Infallible {
+    let mut armed = pin!(Some(watched.readable(false)));
+    poll_fn(|cx| {
+        SET.with(|set| {
+            set.looker.borrow_mut().get_or_insert_with(|| cx.waker().clone());
+            loop {
+                if let Some(wait) = armed.as_mut().as_pin_mut()
+                    && wait.poll(cx).is_ready()
+                {
+                    armed.set(None);
+                }
+                let told = set.look();
+                if set.call_behind() || told == EVENTS_PER_LOOK {
+                    // Again, behind those who are awake now.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                if poll_slot(armed.as_mut(), || watched.readable(false), cx).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        })
+    })
+    .await
+}
+
+/// Lets everyone go first who is awake, or whose socket has become ready by now.
+pub async fn give_way() {
+    let mut gone = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut gone, true) {
+            return Poll::Ready(());
+        }
+        poll_give_way(cx);
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Wakes the task again when it has [given way](give_way).
+pub fn poll_give_way(cx: &Context<'_>) {
+    SET.with(|set| {
+        if set.begin().is_err() {
+            // There is nobody else's socket either.
+            return cx.waker().wake_by_ref();
+        }
+        set.behind.borrow_mut().push(cx.waker().clone());
+        if let Some(looker) = &*set.looker.borrow() {
+            looker.wake_by_ref();
+        }
+    });
+}
+
+/// A descriptor of ours that the core watches, and closes when this is dropped. It must not be
+/// duplicated: the set would go on telling of it.
+#[derive(Debug)]
+pub struct Watched {
+    fd: OwnedFd,
+    key: u32,
+}
+
+impl Watched {
+    /// Watches `fd`, which has nothing to read as far as is known.
+    ///
+    /// # Errors
+    /// No descriptor or memory is left, or `fd` cannot be watched (a file).
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        let key = SET.with(|set| set.add(&fd, WRITE))?;
+        Ok(Self { fd, key })
+    }
+
+    /// Watches `fd`, which cannot be written yet: a socket that connects.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn connecting(fd: OwnedFd) -> io::Result<Self> {
+        let key = SET.with(|set| set.add(&fd, 0))?;
+        Ok(Self { fd, key })
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        SET.with(|set| set.entries.borrow_mut().get_mut(self.key as usize).map(act))
+    }
+
+    fn poll(&self, bits: u8, cx: &Context<'_>) -> Poll<()> {
+        self.with(|entry| entry.poll(bits, cx)).unwrap_or(Poll::Ready(()))
+    }
+
+    /// Ready when reading may bring bytes, the end or an error. One task at a time.
+    #[inline]
+    pub fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
+        self.poll(READ | CLOSED, cx)
+    }
+
+    /// Ready when writing may be possible, or fail. By the task that reads.
+    #[inline]
+    pub fn poll_writable(&self, cx: &Context<'_>) -> Poll<()> {
+        self.poll(WRITE, cx)
+    }
+
+    /// Asks for the memory of its readiness ahead of its use.
+    #[inline]
+    pub fn ask_ahead(&self) {
+        self.with(|entry| prefetch(entry));
+    }
+
+    /// Forgets the task that waited last.
+    pub fn forget_task(&self) {
+        let task = self.with(|entry| {
+            entry.wanted = 0;
+            entry.task.take()
+        });
+        // Outside the borrow, as in `drop`.
+        drop(task);
+    }
+
+    /// To be called when a read found less than it had room for.
+    #[inline]
+    pub fn drained(&self) {
+        self.with(|entry| entry.ready &= !READ);
+    }
+
+    /// To be called when a write was taken in part or not at all.
+    #[inline]
+    pub fn filled(&self) {
+        self.with(|entry| entry.ready &= !WRITE);
+    }
+}
+
+impl AsFd for Watched {
+    #[inline]
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // Taken out of the borrow before it is dropped: a waker may own the last of a task with
+        // sockets of its own. Closing the descriptor takes it out of the set.
+        let entry = SET.try_with(|set| set.entries.borrow_mut().try_remove(self.key as usize));
+        drop(entry);
+    }
+}
