@@ -246,11 +246,11 @@ fn spawn_connection(core: &Rc<Core>, stream: std::net::TcpStream, peer: SocketAd
             return;
         }
     };
-    spawn_caught(core, peer, connection::serve(Rc::clone(core), transport, peer));
+    spawn_caught(core, connection::serve(Rc::clone(core), transport, peer));
 }
 
-fn spawn_caught(core: &Rc<Core>, peer: SocketAddr, serve: impl Future<Output = ()> + 'static) {
-    monoio::spawn(Caught { future: serve, core: Rc::clone(core), peer });
+fn spawn_caught(core: &Rc<Core>, serve: impl Future<Output = ()> + 'static) {
+    monoio::spawn(Caught { future: serve, core: Rc::clone(core) });
 }
 
 pin_project! {
@@ -261,7 +261,6 @@ pin_project! {
         #[pin]
         future: F,
         core: Rc<Core>,
-        peer: SocketAddr,
     }
 }
 
@@ -278,8 +277,8 @@ impl<F: Future<Output = ()>> Future for Caught<F> {
             Err(_) => {
                 this.core.metrics.panics.inc();
                 log::error!(
-                    "a fault of the relay ended the connection of {} (see the panic above)",
-                    this.peer
+                    "a fault of the relay ended one connection (see the panic above, and the \
+                     access log for `panicked`)"
                 );
                 Poll::Ready(())
             }
@@ -315,7 +314,7 @@ mod tests {
         spawn_connection(&core, stream, peer);
         let released = Rc::new(Cell::new(false));
         let held = Held(Rc::clone(&released));
-        spawn_caught(&core, peer, async move {
+        spawn_caught(&core, async move {
             timer::sleep(Duration::from_millis(1)).await;
             let _held = held;
             panic!("a fault, as this test wants it");

@@ -1,11 +1,11 @@
-//! Sockets as the data path uses them: wait for readiness on the ring, then move the bytes with
-//! non-blocking calls.
+//! Sockets as the data path uses them: wait for readiness, then move the bytes with non-blocking
+//! calls.
 //!
 //! Why readiness and not reads and writes in flight: a read that is in flight owns its buffer, so
 //! every idle stream would pin one; and a read or write must never be dropped, because the kernel
 //! may have moved bytes already. Waiting for readiness owns nothing and may be dropped at any
 //! time. The bytes go by `recv` and `sendmsg` with `MSG_DONTWAIT`, so a socket with room is
-//! written to at once, without a turn through the ring.
+//! written to at once, without a turn through the ring. [`ready`] says how readiness is learnt.
 
 pub mod listener;
 pub mod ready;

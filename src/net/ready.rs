@@ -334,3 +334,136 @@ impl Drop for Watched {
         drop(entry);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::config::plan::Io;
+    use crate::net::runtime::build_runtime;
+
+    /// Runs a test on both drivers, twice on the same thread: the set outlives its runtimes.
+    fn run<F: Future>(test: impl Fn() -> F + Copy + Send + 'static) {
+        for io in [Io::Uring, Io::Epoll] {
+            let thread = std::thread::spawn(move || {
+                for _ in 0..2 {
+                    match build_runtime(io) {
+                        Ok((mut runtime, _)) => drop(runtime.block_on(test())),
+                        Err(error) => assert_eq!(io, Io::Uring, "{error}"),
+                    }
+                }
+            });
+            thread.join().expect("no panic");
+        }
+    }
+
+    fn pair() -> (Watched, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        ours.set_nonblocking(true).expect("sets");
+        theirs.set_nonblocking(true).expect("sets");
+        (Watched::new(ours.into()).expect("watched"), theirs)
+    }
+
+    async fn readable(socket: &Watched) {
+        poll_fn(|cx| socket.poll_readable(cx)).await;
+    }
+
+    /// Whether it is readable as far as the kernel has told by now.
+    async fn is_readable(socket: &Watched) -> bool {
+        give_way().await;
+        poll_fn(|cx| Poll::Ready(socket.poll_readable(cx).is_ready())).await
+    }
+
+    #[test]
+    fn bytes_make_it_readable_until_it_is_drained_and_a_close_for_ever() {
+        run(async || {
+            let (ours, mut theirs) = pair();
+            assert!(!is_readable(&ours).await);
+            let writing = std::thread::spawn(move || {
+                theirs.write_all(b"one").expect("sends");
+                theirs
+            });
+            readable(&ours).await;
+            let mut theirs = writing.join().expect("no panic");
+            assert!(is_readable(&ours).await, "nobody has read yet");
+            let mut room = [0; 8];
+            assert_eq!(rustix::io::read(&ours, &mut room).expect("reads"), 3);
+            ours.drained();
+            assert!(!is_readable(&ours).await);
+            theirs.write_all(b"two").expect("sends");
+            assert!(is_readable(&ours).await, "more has come");
+            drop(theirs);
+            give_way().await;
+            assert_eq!(rustix::io::read(&ours, &mut room).expect("reads"), 3);
+            ours.drained();
+            assert!(is_readable(&ours).await, "the close came with the last bytes");
+            assert_eq!(rustix::io::read(&ours, &mut room).expect("reads"), 0);
+            ours.drained();
+            assert!(is_readable(&ours).await);
+        });
+    }
+
+    #[test]
+    fn a_full_socket_can_be_written_when_its_peer_has_read() {
+        run(async || {
+            let (ours, mut theirs) = pair();
+            let block = [7; 4096];
+            while rustix::io::write(&ours, &block).is_ok() {}
+            ours.filled();
+            let reading = std::thread::spawn(move || {
+                let mut room = [0; 4096];
+                while theirs.read(&mut room).is_ok() {}
+                theirs
+            });
+            poll_fn(|cx| ours.poll_writable(cx)).await;
+            let _theirs = reading.join().expect("no panic");
+            assert!(rustix::io::write(&ours, &block).is_ok());
+        });
+    }
+
+    #[test]
+    fn who_gives_way_comes_behind_everyone_whose_socket_is_ready() {
+        run(async || {
+            let (ours, mut theirs) = pair();
+            let order = Rc::new(RefCell::new(Vec::new()));
+            let seen = Rc::clone(&order);
+            let reading = monoio::spawn(async move {
+                readable(&ours).await;
+                seen.borrow_mut().push("ready");
+            });
+            let seen = Rc::clone(&order);
+            let yielding = monoio::spawn(async move {
+                theirs.write_all(b"now").expect("sends");
+                give_way().await;
+                seen.borrow_mut().push("gave way");
+            });
+            reading.await;
+            yielding.await;
+            assert_eq!(*order.borrow(), ["ready", "gave way"]);
+        });
+    }
+
+    #[test]
+    fn what_is_dropped_leaves_no_entry_and_no_task_behind() {
+        run(async || {
+            let before = SET.with(|set| set.entries.borrow().len());
+            let held = Rc::new(());
+            let (ours, theirs) = pair();
+            let kept = Rc::clone(&held);
+            let waiting = monoio::spawn(async move {
+                let _kept = kept;
+                readable(&ours).await;
+                ours.forget_task();
+                ours
+            });
+            drop(theirs);
+            let ours = waiting.await;
+            assert_eq!(Rc::strong_count(&held), 1, "the task is gone, its socket is here");
+            drop(ours);
+            assert_eq!(SET.with(|set| set.entries.borrow().len()), before);
+        });
+    }
+}
