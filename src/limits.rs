@@ -104,9 +104,8 @@ pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 /// Descriptors the process keeps for itself beside workers and streams: standard streams, logs,
 /// signals, the resolver, the admin listener and its connections; 22 were counted at rest.
 pub const DESCRIPTORS_RESERVED: u64 = 32 + ADMIN_CONNECTIONS_MAX as u64;
-/// Descriptors of one worker beside two for each listener (the socket and its watched twin): the
-/// ring or epoll, its wake-up, both ends of the control socket and its watched twin, and the three
-/// that handshakes wait on.
+/// Descriptors of one worker beside two for each listener, rounded up: the ring or epoll, the set
+/// of what is watched and its twin, the timer, and both ends of the control socket.
 pub const DESCRIPTORS_PER_WORKER: u64 = 11;
 /// Descriptors one stream needs: its downstream and its upstream socket.
 pub const DESCRIPTORS_PER_STREAM: u64 = 2;

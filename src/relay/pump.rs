@@ -167,7 +167,7 @@ impl Pump<'_> {
             }
             if !self.upstream_ready || !self.body.stream.wants_more() || reads == READS_PER_TURN_MAX
             {
-                // The rest of a turn that had its share is taken up through the ring, behind
+                // The rest of a turn that had its share is taken up behind
                 // everyone else who is ready.
                 self.upstream_ready = false;
                 return Ok(false);
