@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::limits::UNSENT_BYTES_MAX;
+
 /// Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
 
@@ -22,6 +24,8 @@ pub fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.set_nonblocking(true)?;
     // Accepted sockets inherit it, which saves a call each.
     socket.set_tcp_nodelay(true)?;
+    // So do they this: what a slow client has not taken waits with us, where it is counted.
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
