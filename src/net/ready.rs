@@ -290,6 +290,12 @@ impl Watched {
         self.poll(WRITE, cx)
     }
 
+    /// Whether reading may bring something, as far as the kernel has told.
+    #[inline]
+    pub fn has_stirred(&self) -> bool {
+        self.with(|entry| entry.ready & (READ | CLOSED) != 0).unwrap_or(true)
+    }
+
     /// Asks for the memory of its readiness ahead of its use.
     #[inline]
     pub fn ask_ahead(&self) {

@@ -194,6 +194,12 @@ impl Transport {
         })
     }
 
+    /// Whether the peer may have sent something or closed, as far as the kernel has told; asks
+    /// nobody.
+    pub fn has_stirred(&self) -> bool {
+        self.has_buffered() || self.socket.has_stirred()
+    }
+
     /// Looks at the peer without taking bytes.
     pub fn peer(&self) -> Peer {
         if let Some(session) = &self.session {

@@ -95,9 +95,9 @@ async fn requests(connection: &mut Connection) {
             }
         }
     };
-    match after {
-        After::Close => Box::pin(connection.linger()).await,
-        After::KeepAlive | After::Abort => connection.transport.shutdown(),
+    // Otherwise it is closed with what is left of it, now.
+    if after == After::Close {
+        Box::pin(connection.linger()).await;
     }
 }
 

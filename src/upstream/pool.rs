@@ -1,9 +1,11 @@
 //! Idle upstream connections of one core, for one endpoint.
 //!
 //! Last in, first out: the connection used most recently is the least likely to have been closed
-//! by the other side, and the rest age and expire. A connection is looked at (a peek, no request
-//! spent) when it is leased and whenever the pool is swept: one that was closed, reset, or talks
-//! without being asked is dropped.
+//! by the other side, and the rest age and expire. A connection is looked at (no request spent)
+//! when it is leased and whenever the pool is swept: one that was closed, reset, or talks without
+//! being asked is dropped. The look is at what the kernel has told of it, and at the socket itself
+//! only where that is something; a close that is told a moment later costs the attempt, and those
+//! on used connections are always made again (`balance/retry.rs`).
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -23,6 +25,10 @@ pub struct Dropped {
 struct Idle {
     transport: Transport,
     since: Instant,
+}
+
+fn is_alive(transport: &Transport) -> bool {
+    !transport.has_stirred() || transport.peer() == Peer::Quiet
 }
 
 /// The idle connections of one core.
@@ -47,7 +53,7 @@ impl Pool {
             if now.duration_since(candidate.since) >= self.idle_timeout {
                 candidate.transport.close_notify();
                 dropped.expired += 1;
-            } else if candidate.transport.peer() == Peer::Quiet {
+            } else if is_alive(&candidate.transport) {
                 return (Some(candidate.transport), dropped);
             } else {
                 dropped.dead += 1;
@@ -80,7 +86,7 @@ impl Pool {
         let mut dropped = Dropped::default();
         self.idle.borrow_mut().retain(|candidate| {
             let expired = now.duration_since(candidate.since) >= self.idle_timeout;
-            let dead = !expired && candidate.transport.peer() != Peer::Quiet;
+            let dead = !expired && !is_alive(&candidate.transport);
             if expired {
                 candidate.transport.close_notify();
             }
