@@ -49,6 +49,7 @@ impl Machine {
         let memory = after(&memory, "MemTotal").split(' ').next().and_then(|kib| kib.parse().ok());
         let found = |system: &System| bench.find(*system).is_some();
         let version = |system: &System| Some((*system, bench.version(*system)?));
+        let place = bench.place(None);
         let epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Self {
             cpu: after(&cpuinfo, "model name").to_owned(),
@@ -57,8 +58,8 @@ impl Machine {
             os: after(&read("/etc/os-release"), "PRETTY_NAME").to_owned(),
             memory: memory.unwrap_or(0u64) * 1024,
             virtual_machine: after(&cpuinfo, "flags").split(' ').any(|flag| flag == "hypervisor"),
-            sut_cores: bench.sut_cores.clone(),
-            load_cores: bench.load_cores.clone(),
+            sut_cores: place.sut,
+            load_cores: place.load,
             versions: systems.iter().filter_map(version).collect(),
             missing: systems.iter().filter(|system| !found(system)).copied().collect(),
             time: epoch.map_or(0, |time| time.as_secs()),

@@ -83,6 +83,9 @@ enum Command {
         /// Where to
         #[arg(long)]
         upstream: SocketAddr,
+        /// How many, each with a listener of its own on the same port
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
     },
     /// Make a page of findings kept as JSON: FILE's name with .html, or --html
     Report {
@@ -100,14 +103,8 @@ enum Command {
 }
 
 fn bench(options: &Options) -> Result<Bench> {
-    let count = std::thread::available_parallelism().map_or(1, usize::from);
-    let (sut, load) = match count {
-        1 => (vec![], vec![]),
-        _ => (vec![count - 1], (0..(count - 1).min(4)).collect()),
-    };
-    let given = |text: &Option<String>, usual| match text {
-        Some(text) => cores::parse(text).map_err(anyhow::Error::msg),
-        None => Ok(usual),
+    let given = |text: &Option<String>| {
+        text.as_deref().map(cores::parse).transpose().map_err(anyhow::Error::msg)
     };
     let beside = std::env::current_exe().context("this program's place")?;
     let beside = beside.with_file_name("millstream");
@@ -116,8 +113,8 @@ fn bench(options: &Options) -> Result<Bench> {
         millstream: options.millstream.clone().unwrap_or(beside),
         millstream_flags: flags.split_whitespace().map(str::to_owned).collect(),
         tools: options.tools.clone(),
-        sut_cores: given(&options.sut_cores, sut)?,
-        load_cores: given(&options.load_cores, load)?,
+        sut_cores: given(&options.sut_cores)?,
+        load_cores: given(&options.load_cores)?,
     })
 }
 
@@ -126,7 +123,6 @@ fn measure(options: &Options, items: &[Item]) -> Result<()> {
     let all = <System as clap::ValueEnum>::value_variants().to_vec();
     let systems = if options.system.is_empty() { all } else { options.system.clone() };
     let limit = raise_descriptors();
-    let origin = Origin::start(SocketAddr::from(([127, 0, 0, 1], 0)), &bench.load_cores)?;
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // The second one ends the program.
@@ -134,7 +130,7 @@ fn measure(options: &Options, items: &[Item]) -> Result<()> {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
     }
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-    let stage = Stage { bench: &bench, origin: &origin, interrupted, bar };
+    let stage = Stage { bench: &bench, interrupted, bar };
     let findings = Findings::gather(&stage, &systems, items);
     print!("{}", table::text(&findings.machine, &findings.results));
     for failure in &findings.failures {
@@ -168,14 +164,14 @@ fn main() -> Result<()> {
         Command::All { quick } => measure(&cli.options, &usual(*quick, cli.options.rounds)),
         Command::Origin { listen } => {
             raise_descriptors();
-            let mut origin = Origin::start(*listen, &bench(&cli.options)?.load_cores)?;
+            let mut origin = Origin::start(*listen, &bench(&cli.options)?.place(None).load)?;
             println!("origin on {}", origin.address);
             origin.wait();
             Ok(())
         }
-        Command::Pump { kind, listen, upstream } => {
+        Command::Pump { kind, listen, upstream, threads } => {
             raise_descriptors();
-            pump::run(*kind, *listen, *upstream)
+            pump::run(*kind, *listen, *upstream, *threads)
         }
         Command::Report { file, html } => {
             let page = report::html(&Findings::load(file)?);

@@ -66,6 +66,7 @@ pub struct Memory {
 
 /// What one run found.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RunResult {
     /// The scenario and its numbers.
     pub scenario: String,
@@ -117,6 +118,11 @@ pub struct RunResult {
     pub origin_late: Option<Latency>,
     /// Before any connection, in the window, after all are gone.
     pub memory: Vec<Memory>,
+    /// The system's workers.
+    pub workers: usize,
+    /// What was measured just before to judge this by: the same through one worker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<Box<Self>>,
     /// Frames a second the system took as fast as it could, measured just before an overload.
     pub capacity: Option<f64>,
     /// Frames a second that were due.
@@ -136,6 +142,13 @@ pub struct RunResult {
 }
 
 impl RunResult {
+    /// The same without curves.
+    pub fn brief(mut self) -> Self {
+        let latencies = [&mut self.latency, &mut self.disconnect];
+        latencies.into_iter().flatten().for_each(|latency| latency.curve.clear());
+        self
+    }
+
     /// CPU per frame in microseconds.
     pub fn cpu_per_frame(&self) -> Option<f64> {
         (self.frames > 0 && self.cpu.total() > 0.0)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use crate::client::{Group, Reading};
-use crate::run::{Spec, Window};
+use crate::run::{Before, Spec, Window};
 use crate::shape::{Failure, Shape};
 
 /// Numbers that scenarios share; each has defaults of its own for what is not given.
@@ -26,6 +26,9 @@ pub struct Numbers {
     /// Seconds measured
     #[arg(long, global = true)]
     pub seconds: Option<f64>,
+    /// Workers or threads of the system, and cores for it where the machine has them [default: 1]
+    #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub workers: Option<u16>,
 }
 
 /// What is done.
@@ -33,6 +36,8 @@ pub struct Numbers {
 pub enum Scenario {
     /// Streams of a fixed rate: CPU per frame and latency
     Steady,
+    /// Steady streams through one worker, then through two (or --workers): CPU per frame of both
+    Workers,
     /// Streams as fast as they go: frames a second
     Burst,
     /// Short responses one after another on kept connections: requests a second
@@ -58,8 +63,9 @@ pub enum Scenario {
 }
 
 /// All scenarios of a suite.
-pub const ALL: [Scenario; 12] = [
+pub const ALL: [Scenario; 13] = [
     Scenario::Steady,
+    Scenario::Workers,
     Scenario::Burst,
     Scenario::Churn,
     Scenario::ChurnNew,
@@ -96,6 +102,7 @@ impl Scenario {
     pub fn name(self) -> &'static str {
         match self {
             Self::Steady => "steady",
+            Self::Workers => "workers",
             Self::Burst => "burst",
             Self::Churn => "churn",
             Self::ChurnNew => "churn-new",
@@ -112,6 +119,21 @@ impl Scenario {
 
     /// The scenario with `numbers` where given.
     pub fn spec(self, numbers: &Numbers) -> Spec {
+        let mut spec = self.load(numbers);
+        if self == Self::Workers {
+            let workers = numbers.workers.unwrap_or(2);
+            spec.label += &format!(", 1 and {workers} workers");
+            return Spec { before: Before::OneWorker, workers: Some(workers.into()), ..spec };
+        }
+        if let Some(workers) = numbers.workers {
+            let more = if workers > 1 { "s" } else { "" };
+            spec.label += &format!(", {workers} worker{more}");
+            spec.workers = Some(workers.into());
+        }
+        spec
+    }
+
+    fn load(self, numbers: &Numbers) -> Spec {
         let streams = |usual| numbers.streams.unwrap_or(usual);
         let rate = |usual| numbers.rate.unwrap_or(usual);
         let frames = |usual| numbers.frames.unwrap_or(usual);
@@ -127,10 +149,11 @@ impl Scenario {
             settle: Duration::from_millis(700),
             window,
             memory: false,
-            overload: None,
+            before: Before::Nothing,
+            workers: None,
         };
         match self {
-            Self::Steady => {
+            Self::Steady | Self::Workers => {
                 let (count, rate) = (streams(1000), rate(20.0));
                 let group = ramped(count, Shape { rate, ..shape });
                 spec(format!("{count}×{rate}/s×{size}B"), vec![group], window(4.0))
@@ -139,7 +162,7 @@ impl Scenario {
                 let count = streams(200);
                 let group = Group { cut: true, ..ramped(count, fast) };
                 let spec = spec(format!("{count}×{size}B at twice"), vec![group], window(3.0));
-                Spec { memory: true, overload: Some(2.0), ..spec }
+                Spec { memory: true, before: Before::Capacity(2.0), ..spec }
             }
             Self::Soak => Spec { memory: true, ..soak(numbers, shape, spec) },
             Self::Burst => {
@@ -263,10 +286,15 @@ mod tests {
             size: Some(500),
             frames: Some(9),
             seconds: Some(0.5),
+            workers: Some(3),
         };
         let steady = Scenario::Steady.spec(&numbers);
         let shape = &steady.groups[0].shape;
         assert_eq!((steady.groups[0].connections, shape.size), (7, 500));
+        assert_eq!((steady.workers, steady.before), (Some(3), Before::Nothing));
+        assert!(steady.label.ends_with("B, 3 workers"), "{}", steady.label);
+        let workers = Scenario::Workers.spec(&Numbers::default());
+        assert_eq!((workers.workers, workers.before), (Some(2), Before::OneWorker));
         assert!((shape.rate - 3.0).abs() < f64::EPSILON);
         assert_eq!(steady.window, Window::For(Duration::from_millis(500)));
         assert_eq!(Scenario::Churn.spec(&numbers).groups[0].shape.frames, 9);

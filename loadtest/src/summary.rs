@@ -59,6 +59,12 @@ fn share(part: u64, of: u64) -> Option<f64> {
     (of > 0).then(|| 100.0 * part as f64 / of as f64)
 }
 
+/// What came before, in the same round, as the measure of it.
+fn ratio_to_base(result: &RunResult, value: fn(&RunResult) -> Option<f64>) -> Option<f64> {
+    let before = value(result.base.as_deref()?)?;
+    value(result).map(|value| value / before)
+}
+
 const CPU: Metric = headline("CPU µs/frame", 2, RunResult::cpu_per_frame);
 const USER: Metric = metric("user", 2, user);
 const FRAMES: Metric = metric("frames/s", 0, |r| Some(r.frame_rate()));
@@ -77,6 +83,17 @@ const STEADY: &[Metric] = &[
     P99,
     P999,
     metric("ramp head p99 ms", 2, |r| r.ramp_head.as_ref().map(|l| l.p99)),
+];
+const WORKERS: &[Metric] = &[
+    metric("CPU µs/frame of 1", 2, |r| r.base.as_ref().and_then(|one| one.cpu_per_frame())),
+    headline("of all", 2, RunResult::cpu_per_frame),
+    metric("×1 worker", 2, |r| ratio_to_base(r, RunResult::cpu_per_frame)),
+    metric("workers", 0, |r| Some(r.workers as f64)),
+    FRAMES,
+    metric("p50 ms of 1", 2, |r| r.base.as_ref()?.latency.as_ref().map(|l| l.p50)),
+    metric("of all", 2, |r| r.latency.as_ref().map(|l| l.p50)),
+    metric("p99 ms of 1", 2, |r| r.base.as_ref()?.latency.as_ref().map(|l| l.p99)),
+    metric("of all", 2, |r| r.latency.as_ref().map(|l| l.p99)),
 ];
 const BURST: &[Metric] = &[
     headline("M frames/s", 2, |r| Some(r.frame_rate() / 1e6)),
@@ -155,6 +172,7 @@ const SOAK: &[Metric] = &[
 pub fn metrics(scenario: &str) -> Vec<Metric> {
     let kind = scenario.split(' ').next().unwrap_or_default();
     let own = match kind {
+        "workers" => WORKERS,
         "burst" => BURST,
         "churn" | "churn-new" => CHURN,
         "retry-storm" => RETRY,

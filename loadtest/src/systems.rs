@@ -69,10 +69,54 @@ pub struct Bench {
     pub millstream_flags: Vec<String>,
     /// Looked into before PATH.
     pub tools: Vec<PathBuf>,
-    /// The cores of the system under test.
-    pub sut_cores: Vec<usize>,
-    /// The cores of origin and generator.
-    pub load_cores: Vec<usize>,
+    /// The cores of the system under test, where they were chosen.
+    pub sut_cores: Option<Vec<usize>>,
+    /// The cores of origin and generator, where they were chosen.
+    pub load_cores: Option<Vec<usize>>,
+}
+
+/// Which cores are whose in a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The system's workers or threads.
+    pub workers: usize,
+    /// The system's cores; none to leave it to the kernel.
+    pub sut: Vec<usize>,
+    /// Those of origin and generator; none to leave it to the kernel.
+    pub load: Vec<usize>,
+}
+
+impl Place {
+    /// On a machine of `count` cores: the last `workers` (the cores chosen, else one) for the
+    /// system, the others, four at most, for the load. Where none is left, they share all.
+    fn new(
+        count: usize,
+        workers: Option<usize>,
+        sut: Option<&Vec<usize>>,
+        load: Option<&Vec<usize>>,
+    ) -> Self {
+        let workers = workers.or(sut.map(Vec::len)).unwrap_or(1).max(1);
+        let last = if count > 1 { count - workers.min(count)..count } else { 0..0 };
+        let sut = sut.cloned().unwrap_or_else(|| last.collect());
+        let mut others: Vec<usize> =
+            (0..count).filter(|core| !sut.is_empty() && !sut.contains(core)).take(4).collect();
+        if others.is_empty() {
+            others.clone_from(&sut);
+        }
+        Self { workers, load: load.cloned().unwrap_or(others), sut }
+    }
+
+    /// Whether the load runs on cores of the system's.
+    pub fn is_shared(&self) -> bool {
+        self.load.iter().any(|core| self.sut.contains(core))
+    }
+
+    /// The same load, the system with one worker on the last of its cores.
+    #[must_use]
+    pub fn with_one(&self) -> Self {
+        let sut = self.sut.last().copied().into_iter().collect();
+        Self { workers: 1, sut, load: self.load.clone() }
+    }
 }
 
 /// A running system.
@@ -153,9 +197,21 @@ impl Bench {
         Some(line.split_once("version: ").map_or(line, |(_, version)| version).to_owned())
     }
 
+    /// Where a run with `workers` (or as many as there are cores chosen, or one) takes place.
+    pub fn place(&self, workers: Option<usize>) -> Place {
+        let count = std::thread::available_parallelism().map_or(1, usize::from);
+        Place::new(count, workers, self.sut_cores.as_ref(), self.load_cores.as_ref())
+    }
+
     /// Starts `system` in front of `upstream` and waits until it accepts; with the relay's
     /// `admin` listener or without.
-    pub fn start(&self, system: System, upstream: SocketAddr, admin: bool) -> Result<Running> {
+    pub fn start(
+        &self,
+        system: System,
+        upstream: SocketAddr,
+        place: &Place,
+        admin: bool,
+    ) -> Result<Running> {
         if system == System::Direct {
             return Ok(Running { system, address: upstream, admin: None, child: None, dir: None });
         }
@@ -168,7 +224,7 @@ impl Bench {
         ));
         fs::create_dir_all(&dir).context("a directory for the run")?;
         let mut command = Command::new(program);
-        self.arguments(system, &mut command, address, upstream, &dir)?;
+        self.arguments(system, &mut command, address, upstream, place.workers, &dir)?;
         let relay = matches!(system, System::Millstream | System::MillstreamEpoll);
         let admin = (admin && relay).then(free_port).transpose()?;
         if relay {
@@ -177,7 +233,7 @@ impl Bench {
         }
         let log = File::create(dir.join("output.log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let child = cores::on(&self.sut_cores, || command.spawn());
+        let child = cores::on(&place.sut, || command.spawn());
         let child = child.with_context(|| format!("cannot start {system}"))?;
         let mut running = Running { system, address, admin, child: Some(child), dir: Some(dir) };
         running.await_ready()?;
@@ -190,25 +246,28 @@ impl Bench {
         command: &mut Command,
         address: SocketAddr,
         upstream: SocketAddr,
+        workers: usize,
         dir: &Path,
     ) -> Result<()> {
         let (listen, up) = (address.to_string(), upstream.to_string());
+        let workers = workers.to_string();
         let mut config = PathBuf::new();
         if let Some((name, text)) = system.config() {
             config = dir.join(name);
             let text = text.replace("{{dir}}", &dir.to_string_lossy());
             let text = text.replace("{{listen}}", &listen).replace("{{upstream}}", &up);
+            let text = text.replace("{{workers}}", &workers);
             let text = text.replace("{{listen_host}}", &address.ip().to_string());
             let text = text.replace("{{listen_port}}", &address.port().to_string());
             let text = text.replace("{{upstream_host}}", &upstream.ip().to_string());
             fs::write(&config, text.replace("{{upstream_port}}", &upstream.port().to_string()))?;
         }
-        let workers = self.sut_cores.len().max(1).to_string();
         match system {
             System::Direct => {}
             System::PumpEpoll | System::PumpUring => {
                 let kind = if system == System::PumpUring { "uring" } else { "epoll" };
                 command.args(["pump", "--kind", kind, "--listen", &listen, "--upstream", &up]);
+                command.args(["--threads", &workers]);
             }
             System::Millstream | System::MillstreamEpoll => {
                 let io = if system == System::Millstream { "uring" } else { "epoll" };
@@ -225,11 +284,13 @@ impl Bench {
             }
             System::Caddy => {
                 command.args(["run", "--adapter", "caddyfile", "--config"]).arg(config);
+                command.env("GOMAXPROCS", &workers);
                 command.env("HOME", dir).env("XDG_DATA_HOME", dir).env("XDG_CONFIG_HOME", dir);
             }
             System::Litellm => {
                 command.arg("--config").arg(config).args(["--host", "127.0.0.1", "--port"]);
-                command.arg(address.port().to_string()).env("LITELLM_LOG", "ERROR");
+                command.arg(address.port().to_string()).args(["--num_workers", &workers]);
+                command.env("LITELLM_LOG", "ERROR");
                 // It does not start without one; the clients send it.
                 command.env("LITELLM_MASTER_KEY", "sk-loadtest");
                 command.env("LITELLM_LOCAL_MODEL_COST_MAP", "True").env("NO_DOCS", "True");
@@ -311,5 +372,26 @@ impl Drop for Running {
         if let Some(dir) = self.dir.take() {
             let _ = fs::remove_dir_all(dir);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Place;
+
+    #[test]
+    fn the_system_has_the_last_cores_and_the_load_the_others() {
+        let place = |count, workers, sut: Option<&Vec<usize>>| {
+            let place = Place::new(count, workers, sut, None);
+            (place.workers, place.sut.clone(), place.load.clone(), place.is_shared())
+        };
+        assert_eq!(place(1, None, None), (1, vec![], vec![], false));
+        assert_eq!(place(2, None, None), (1, vec![1], vec![0], false));
+        assert_eq!(place(2, Some(2), None), (2, vec![0, 1], vec![0, 1], true));
+        assert_eq!(place(4, Some(2), None), (2, vec![2, 3], vec![0, 1], false));
+        assert_eq!(place(8, None, None), (1, vec![7], vec![0, 1, 2, 3], false));
+        assert_eq!(place(4, None, Some(&vec![0, 1])), (2, vec![0, 1], vec![2, 3], false));
+        let one = Place::new(2, Some(2), None, None).with_one();
+        assert_eq!((one.workers, one.sut, one.load), (1, vec![1], vec![0, 1]));
     }
 }

@@ -68,6 +68,15 @@ fn steady_streams_and_short_ones() {
 }
 
 #[test]
+fn several_workers_share_the_streams() {
+    for result in run("workers", &["workers", "--streams", "40", "--seconds", "0.3"]).results {
+        let one = result.base.expect("measured before");
+        assert_eq!((one.workers, result.workers), (1, 2), "{:?}", result.system);
+        assert!(one.frames > 0 && result.frames > 0, "{:?}", result.system);
+    }
+}
+
+#[test]
 fn silent_and_slow_streams_have_their_memory_read() {
     for scenario in ["idle", "slow"] {
         for result in run(scenario, &[scenario, "--streams", "8", "--seconds", "0.2"]).results {
