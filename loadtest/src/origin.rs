@@ -13,6 +13,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fd::OwnedFd;
 
 use crate::frame::{TERMINAL, Template};
 use crate::schedule::Schedule;
@@ -27,10 +29,11 @@ const UNAVAILABLE: &[u8] =
 /// Bytes built before they are sent.
 const BATCH: usize = 64 << 10;
 const LISTENER: u64 = u64::MAX;
+const BELL: u64 = u64::MAX - 1;
 const REQUEST_MAX: usize = 1 << 20;
 
 /// What the origin's threads and the run share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shared {
     /// Frames sent.
     pub frames: AtomicU64,
@@ -39,6 +42,8 @@ pub struct Shared {
     /// Streams that are to have ended: those begun before this time get their terminal frame.
     finish_before: AtomicU64,
     stop: AtomicBool,
+    /// For each thread: the streams whose reader has had all that was sent, and a bell.
+    read: Vec<(Mutex<Vec<u32>>, OwnedFd)>,
     gone: Mutex<Vec<(u32, u64)>>,
     late: Mutex<Option<Histogram<u64>>>,
     threads: Mutex<Vec<i32>>,
@@ -49,6 +54,34 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
+    fn new(threads: usize) -> Result<Self> {
+        let bell = |_| Ok((Mutex::default(), eventfd(0, EventfdFlags::NONBLOCK)?));
+        Ok(Self {
+            frames: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            finish_before: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            read: (0..threads).map(bell).collect::<Result<_>>()?,
+            gone: Mutex::default(),
+            late: Mutex::default(),
+            threads: Mutex::default(),
+        })
+    }
+
+    /// Tells of frames that were read, by their streams: what limits those with `outstanding`.
+    /// Past the network, so that it costs the system under test nothing.
+    pub fn tell_read(&self, streams: &[u32]) {
+        for (queue, bell) in &self.read {
+            let mut queue = locked(queue);
+            let silent = queue.is_empty();
+            queue.extend_from_slice(streams);
+            drop(queue);
+            if silent {
+                let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
+            }
+        }
+    }
+
     /// Ends all present streams properly, each at its next frame's time.
     pub fn finish_streams(&self) {
         self.finish_before.store(clock::now(), Relaxed);
@@ -83,7 +116,7 @@ pub struct Origin {
 impl Origin {
     /// Starts one thread for each of `cores` (an empty list: one, unpinned).
     pub fn start(address: SocketAddr, cores: &[usize]) -> Result<Self> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new(cores.len().max(1))?);
         let first = listen(address)?;
         let address = first.local_addr().context("origin's address")?;
         let mut listeners = vec![first];
@@ -95,7 +128,7 @@ impl Origin {
             std::thread::spawn(move || {
                 cores::pin_thread(core);
                 locked(&shared.threads).push(rustix::thread::gettid().as_raw_nonzero().get());
-                if let Err(error) = Loop::new(listener, shared).and_then(Loop::run) {
+                if let Err(error) = Loop::new(listener, shared, at).and_then(Loop::run) {
                     eprintln!("origin: {error}");
                 }
             })
@@ -137,6 +170,8 @@ struct Streaming {
     template: Rc<Template>,
     asked: u64,
     next: u32,
+    /// Frames that the client has read, where it matters.
+    read: u32,
 }
 
 struct Conn {
@@ -151,9 +186,13 @@ struct Conn {
 }
 
 struct Loop {
-    epoll: rustix::fd::OwnedFd,
+    epoll: OwnedFd,
     listener: TcpListener,
     shared: Arc<Shared>,
+    /// Which of the threads this is.
+    number: usize,
+    /// Where the streams are whose frames are counted as they are read.
+    counted: HashMap<u32, usize>,
     conns: Vec<Option<Conn>>,
     free: Vec<usize>,
     timers: BinaryHeap<Reverse<(u64, usize, u32)>>,
@@ -165,13 +204,16 @@ struct Loop {
 }
 
 impl Loop {
-    fn new(listener: TcpListener, shared: Arc<Shared>) -> Result<Self> {
+    fn new(listener: TcpListener, shared: Arc<Shared>, number: usize) -> Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
+        epoll::add(&epoll, &shared.read[number].1, EventData::new_u64(BELL), EventFlags::IN)?;
         Ok(Self {
             epoll,
             listener,
             shared,
+            number,
+            counted: HashMap::new(),
             conns: Vec::new(),
             free: Vec::new(),
             timers: BinaryHeap::new(),
@@ -199,6 +241,7 @@ impl Loop {
             for event in &events {
                 match event.data.u64() {
                     LISTENER => self.accept(),
+                    BELL => self.go_on(),
                     at => self.ready(at as usize, event.flags, &mut input),
                 }
             }
@@ -218,6 +261,23 @@ impl Loop {
             self.timers.pop();
             let live = self.conns[at].as_ref().is_some_and(|conn| conn.serial == serial);
             if live {
+                self.advance(at);
+            }
+        }
+    }
+
+    /// Sends the next frames of streams whose last ones have been read.
+    fn go_on(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let (queue, bell) = &shared.read[self.number];
+        let _ = rustix::io::read(bell, &mut [0; 8]);
+        let streams = std::mem::take(&mut *locked(queue));
+        for id in streams {
+            let Some(at) = self.counted.get(&id).copied() else { continue };
+            let conn = self.conns.get_mut(at).and_then(Option::as_mut);
+            let stream = conn.and_then(|conn| conn.stream.as_mut());
+            if let Some(stream) = stream.filter(|stream| stream.shape.id == id) {
+                stream.read += 1;
                 self.advance(at);
             }
         }
@@ -301,6 +361,7 @@ impl Loop {
     fn close(&mut self, at: usize) {
         if let Some(conn) = self.conns[at].take() {
             if let Some(stream) = conn.stream {
+                self.counted.remove(&stream.shape.id);
                 locked(&self.shared.gone).push((stream.shape.id, clock::now()));
             }
             self.free.push(at);
@@ -333,7 +394,10 @@ impl Loop {
         let template = self.template(shape.size);
         let waits = schedule.due(0) > asked || shape.hold;
         let Some(conn) = self.conns[at].as_mut() else { return };
-        conn.stream = Some(Streaming { shape, schedule, template, asked, next: 0 });
+        if shape.outstanding > 0 {
+            self.counted.insert(shape.id, at);
+        }
+        conn.stream = Some(Streaming { shape, schedule, template, asked, next: 0, read: 0 });
         conn.left.extend_from_slice(HEAD);
         if waits && !self.flush(at) {
             return;
@@ -372,8 +436,7 @@ impl Loop {
             out.clear();
             let from = stream.next;
             let told = stream.asked <= before;
-            while !stream.over(told) && stream.schedule.due(stream.next) <= now && out.len() < BATCH
-            {
+            while !stream.over(told) && stream.is_due(now) && out.len() < BATCH {
                 let due = stream.schedule.due(stream.next);
                 if stream.shape.rate > 0.0 {
                     let _ = self.late.record(now.saturating_sub(due));
@@ -386,6 +449,9 @@ impl Loop {
             let over = stream.over(told);
             let ends = over && (told || !stream.shape.hold);
             if ends {
+                if stream.shape.outstanding > 0 {
+                    self.counted.remove(&stream.shape.id);
+                }
                 let _ = write!(out, "{:x}\r\n", TERMINAL.len());
                 out.extend_from_slice(TERMINAL);
                 out.extend_from_slice(b"\r\n0\r\n\r\n");
@@ -411,7 +477,7 @@ impl Loop {
     /// Whether more is due at once.
     fn again(&self, at: usize, now: u64) -> bool {
         let stream = self.conns[at].as_ref().and_then(|conn| conn.stream.as_ref());
-        stream.is_some_and(|stream| stream.schedule.due(stream.next) <= now)
+        stream.is_some_and(|stream| stream.is_due(now))
     }
 
     fn rearm(&mut self, at: usize, now: u64) {
@@ -447,6 +513,12 @@ impl Loop {
 }
 
 impl Streaming {
+    fn is_due(&self, now: u64) -> bool {
+        let outstanding = self.shape.outstanding;
+        let may = outstanding == 0 || self.next.saturating_sub(self.read) < outstanding;
+        may && self.schedule.due(self.next) <= now
+    }
+
     fn over(&self, told: bool) -> bool {
         told && (self.shape.frames == 0 || self.shape.hold)
             || self.shape.frames != 0 && self.next >= self.shape.frames

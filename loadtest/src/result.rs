@@ -120,7 +120,8 @@ pub struct RunResult {
     pub memory: Vec<Memory>,
     /// The system's workers.
     pub workers: usize,
-    /// What was measured just before to judge this by: the same through one worker.
+    /// What was measured just before to judge this by: the same through one worker, or the same
+    /// streams at saturation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<Box<Self>>,
     /// Frames a second the system took as fast as it could, measured just before an overload.
@@ -186,7 +187,7 @@ impl RunResult {
 
     /// How many faults.
     pub fn fault_count(&self) -> u64 {
-        self.faults.values().sum()
+        self.faults.values().sum::<u64>() + self.base.as_ref().map_or(0, |base| base.fault_count())
     }
 }
 

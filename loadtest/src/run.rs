@@ -68,6 +68,8 @@ pub enum Before {
     Capacity(f64),
     /// The same load through one worker.
     OneWorker,
+    /// The same streams, the next frame of each sent as soon as its last one has been read.
+    Saturation,
 }
 
 /// What is sampled at both ends of the window.
@@ -144,7 +146,8 @@ impl Run<'_> {
     fn warm(&self, running: &Running) -> Result<()> {
         let shape = crate::shape::Shape { frames: 5, rate: 0.0, ..Default::default() };
         let group = Group { lenient: running.system.lenient(), ..Group::new("warm", 4, shape) };
-        let client = Client::start(running.address, &[group], &self.place.load);
+        let client =
+            Client::start(running.address, &[group], &self.place.load, &self.origin.shared);
         let deadline = clock::now() + 30_000_000_000;
         while !client.is_done() && clock::now() < deadline && !self.is_interrupted() {
             std::thread::sleep(Duration::from_millis(5));
@@ -171,6 +174,15 @@ impl Run<'_> {
             }
             _ => (None, None),
         };
+        let base = match spec.before {
+            Before::Saturation => {
+                let most = self.capacity(running, spec, &groups)?;
+                // On connections of its own; those before are to be gone.
+                self.pause(200);
+                Some(Box::new(most.brief()))
+            }
+            _ => None,
+        };
         if let Some(offered) = offered {
             let streams: usize = groups.iter().map(|group| group.connections).sum();
             let rate = offered / streams.max(1) as f64;
@@ -184,7 +196,7 @@ impl Run<'_> {
         self.origin.shared.take_gone();
         let start_at = self.set_start(spec, &mut groups);
         let begun = clock::now();
-        let client = Client::start(running.address, &groups, &self.place.load);
+        let client = Client::start(running.address, &groups, &self.place.load, &self.origin.shared);
         let mut notes = Vec::new();
         if !matches!(spec.window, Window::Count { .. }) {
             self.await_live(&client, spec, &mut notes);
@@ -215,6 +227,7 @@ impl Run<'_> {
             notes,
             ramp_seconds,
             workers: self.place.workers,
+            base,
             capacity,
             offered,
             listed: running.listed_streams(),
@@ -222,15 +235,22 @@ impl Run<'_> {
             ..RunResult::default()
         };
         self.fill(&mut result, &from, &to, spec, &groups, &stats);
+        if let Some(base) = &result.base {
+            result.notes.extend(base.notes.iter().map(|note| format!("at saturation, {note}")));
+        }
         Ok(result)
     }
 
     /// The same streams through `running` as fast as they go.
     fn capacity(&self, running: &Running, spec: &Spec, groups: &[Group]) -> Result<RunResult> {
         let mut groups = groups.to_vec();
-        groups.iter_mut().for_each(|group| group.shape.rate = 0.0);
+        let saturated = spec.before == Before::Saturation;
+        for group in &mut groups {
+            group.shape.rate = 0.0;
+            group.shape.outstanding = u32::from(saturated);
+        }
         let spec = Spec {
-            label: "capacity".into(),
+            label: if saturated { "saturation" } else { "capacity" }.into(),
             groups,
             settle: Duration::from_millis(300),
             window: Window::For(Duration::from_secs(1)),
@@ -438,6 +458,8 @@ impl Run<'_> {
         if self.place.is_shared() {
             let note = "generator and origin had no core of their own: judge by CPU per frame";
             result.notes.push(note.into());
+        } else if result.sut_cores.busy > 0.97 {
+            // Both were full, or the system alone: what it did was all it could.
         } else if load / cores > 0.88 || full && load / cores > 0.6 {
             result
                 .notes

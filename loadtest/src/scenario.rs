@@ -38,6 +38,8 @@ pub enum Scenario {
     Steady,
     /// Steady streams through one worker, then through two (or --workers): CPU per frame of both
     Workers,
+    /// Streams that never wait for their next frame: frames a second; then latency at a high rate
+    Saturation,
     /// Streams as fast as they go: frames a second
     Burst,
     /// Short responses one after another on kept connections: requests a second
@@ -63,9 +65,10 @@ pub enum Scenario {
 }
 
 /// All scenarios of a suite.
-pub const ALL: [Scenario; 13] = [
+pub const ALL: [Scenario; 14] = [
     Scenario::Steady,
     Scenario::Workers,
+    Scenario::Saturation,
     Scenario::Burst,
     Scenario::Churn,
     Scenario::ChurnNew,
@@ -103,6 +106,7 @@ impl Scenario {
         match self {
             Self::Steady => "steady",
             Self::Workers => "workers",
+            Self::Saturation => "saturation",
             Self::Burst => "burst",
             Self::Churn => "churn",
             Self::ChurnNew => "churn-new",
@@ -157,6 +161,13 @@ impl Scenario {
                 let (count, rate) = (streams(1000), rate(20.0));
                 let group = ramped(count, Shape { rate, ..shape });
                 spec(format!("{count}×{rate}/s×{size}B"), vec![group], window(4.0))
+            }
+            Self::Saturation => {
+                let (count, rate) = (streams(1000), rate(30.0));
+                let group = ramped(count, Shape { rate, ..shape });
+                let label = format!("{count}×{size}B, then {rate}/s");
+                let spec = spec(label, vec![group], window(2.0));
+                Spec { before: Before::Saturation, ..spec }
             }
             Self::Overload => {
                 let count = streams(200);

@@ -95,6 +95,18 @@ const WORKERS: &[Metric] = &[
     metric("p99 ms of 1", 2, |r| r.base.as_ref()?.latency.as_ref().map(|l| l.p99)),
     metric("of all", 2, |r| r.latency.as_ref().map(|l| l.p99)),
 ];
+const SATURATION: &[Metric] = &[
+    headline("saturated k frames/s", 1, |r| r.base.as_ref().map(|most| most.frame_rate() / 1e3)),
+    headline("CPU µs/frame", 2, |r| r.base.as_ref().and_then(|most| most.cpu_per_frame())),
+    metric("k/s a core", 1, |r| r.base.as_ref()?.cpu_per_frame().map(|micros| 1e3 / micros)),
+    metric("core %", 0, |r| r.base.as_ref().map(|most| 100.0 * most.sut_cores.busy)),
+    metric("load core %", 0, |r| r.base.as_ref().map(|most| 100.0 * most.load_cores.busy)),
+    metric("then k/s", 1, |r| Some(r.frame_rate() / 1e3)),
+    metric("CPU µs/frame", 2, RunResult::cpu_per_frame),
+    P50,
+    P99,
+    P999,
+];
 const BURST: &[Metric] = &[
     headline("M frames/s", 2, |r| Some(r.frame_rate() / 1e6)),
     headline("CPU µs/frame", 3, RunResult::cpu_per_frame),
@@ -173,6 +185,7 @@ pub fn metrics(scenario: &str) -> Vec<Metric> {
     let kind = scenario.split(' ').next().unwrap_or_default();
     let own = match kind {
         "workers" => WORKERS,
+        "saturation" => SATURATION,
         "burst" => BURST,
         "churn" | "churn-new" => CHURN,
         "retry-storm" => RETRY,

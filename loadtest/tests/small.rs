@@ -151,3 +151,12 @@ fn an_interrupt_ends_it_with_what_there_is() {
     assert!(output.status.success(), "{:?}", output.status);
     assert!(String::from_utf8_lossy(&output.stdout).contains("cores of"));
 }
+
+#[test]
+fn saturated_streams_have_one_frame_on_its_way() {
+    let arguments = ["saturation", "--streams", "20", "--rate", "20", "--seconds", "0.3"];
+    for result in run("saturation", &arguments).results {
+        let most = result.base.expect("measured before");
+        assert!(most.frames > result.frames && result.frames > 0, "{:?}", result.system);
+    }
+}

@@ -13,6 +13,7 @@ use socket2::{Domain, Socket, Type};
 use super::{Control, Group, GroupStats, IDS, Reading};
 use crate::clock;
 use crate::frame::{Checker, Fault, Template};
+use crate::origin::Shared;
 use crate::shape::Shape;
 use crate::wire::{Decoder, Part};
 
@@ -55,6 +56,9 @@ struct Driver<'a> {
     groups: &'a [Group],
     templates: Vec<Template>,
     control: &'a Control,
+    origin: &'a Shared,
+    /// Streams a frame of which came in this turn and whose origin waits to hear of it.
+    read: Vec<u32>,
     conns: Vec<Option<Conn>>,
     free: Vec<usize>,
     timers: BinaryHeap<Reverse<(u64, Due, usize, u32)>>,
@@ -77,7 +81,7 @@ pub(super) fn run(
     groups: &[Group],
     share: (usize, usize),
     begin: u64,
-    control: &Control,
+    (control, origin): (&Control, &Shared),
 ) -> Vec<GroupStats> {
     let epoll = match epoll::create(epoll::CreateFlags::CLOEXEC) {
         Ok(epoll) => epoll,
@@ -92,6 +96,8 @@ pub(super) fn run(
         groups,
         templates: groups.iter().map(|group| Template::new(group.shape.size)).collect(),
         control,
+        origin,
+        read: Vec::new(),
         conns: Vec::new(),
         free: Vec::new(),
         timers: BinaryHeap::new(),
@@ -150,6 +156,10 @@ impl Driver<'_> {
             }
             for event in &events {
                 self.ready(event.data.u64() as usize, event.flags, &mut input);
+            }
+            if !self.read.is_empty() {
+                self.origin.tell_read(&self.read);
+                self.read.clear();
             }
             self.fire(finish, &mut input);
             for _ in 0..self.reopen.len() {
@@ -452,6 +462,9 @@ impl Driver<'_> {
             conn.frames += frames;
         }
         self.control.frames.fetch_add(frames, Relaxed);
+        if self.groups[group].shape.outstanding > 0 {
+            self.read.extend((0..frames).map(|_| conn.exchange.id));
+        }
         if headed {
             self.headed(at, now, counts);
         }
