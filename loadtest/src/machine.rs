@@ -5,6 +5,7 @@ use std::fs;
 use serde::{Deserialize, Serialize};
 
 use crate::systems::{Bench, System};
+use crate::tls::SPOKEN;
 
 /// What a reader needs to judge figures by.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -31,6 +32,9 @@ pub struct Machine {
     pub missing: Vec<System>,
     /// When, in seconds since 1970.
     pub time: u64,
+    /// Https was spoken in some scenarios.
+    #[serde(default)]
+    pub https: bool,
     /// More flags the relay was given.
     pub millstream_flags: Vec<String>,
 }
@@ -63,6 +67,7 @@ impl Machine {
             versions: systems.iter().filter_map(version).collect(),
             missing: systems.iter().filter(|system| !found(system)).copied().collect(),
             time: epoch.map_or(0, |time| time.as_secs()),
+            https: false,
             millstream_flags: bench.millstream_flags.clone(),
         }
     }
@@ -84,6 +89,9 @@ impl Machine {
                 self.sut_cores, self.load_cores
             ),
         ];
+        if self.https {
+            lines.push(format!("https: {SPOKEN}"));
+        }
         if !self.millstream_flags.is_empty() {
             lines.push(format!("millstream: {}", self.millstream_flags.join(" ")));
         }

@@ -1,5 +1,6 @@
 //! `loadtest`: see README.md.
 
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -130,7 +131,7 @@ fn measure(options: &Options, items: &[Item]) -> Result<()> {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
     }
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-    let stage = Stage { bench: &bench, interrupted, bar };
+    let stage = Stage { bench: &bench, interrupted, pki: OnceCell::new(), bar };
     let findings = Findings::gather(&stage, &systems, items);
     print!("{}", table::text(&findings.machine, &findings.results));
     for failure in &findings.failures {
@@ -164,7 +165,7 @@ fn main() -> Result<()> {
         Command::All { quick } => measure(&cli.options, &usual(*quick, cli.options.rounds)),
         Command::Origin { listen } => {
             raise_descriptors();
-            let mut origin = Origin::start(*listen, &bench(&cli.options)?.place(None).load)?;
+            let mut origin = Origin::start(*listen, &bench(&cli.options)?.place(None).load, None)?;
             println!("origin on {}", origin.address);
             origin.wait();
             Ok(())

@@ -2,8 +2,8 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,10 +15,12 @@ use hdrhistogram::Histogram;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
+use rustls::ServerConfig;
 
 use crate::frame::{TERMINAL, Template};
 use crate::schedule::Schedule;
 use crate::shape::{Failure, Shape};
+use crate::transport::Transport;
 use crate::{clock, cores};
 
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
@@ -115,7 +117,12 @@ pub struct Origin {
 
 impl Origin {
     /// Starts one thread for each of `cores` (an empty list: one, unpinned).
-    pub fn start(address: SocketAddr, cores: &[usize]) -> Result<Self> {
+    /// They speak TLS where there is a `tls`.
+    pub fn start(
+        address: SocketAddr,
+        cores: &[usize],
+        tls: Option<&Arc<ServerConfig>>,
+    ) -> Result<Self> {
         let shared = Arc::new(Shared::new(cores.len().max(1))?);
         let first = listen(address)?;
         let address = first.local_addr().context("origin's address")?;
@@ -125,10 +132,11 @@ impl Origin {
         }
         let spawn = |(at, listener): (usize, TcpListener)| {
             let (shared, core) = (Arc::clone(&shared), cores.get(at).copied());
+            let tls = tls.cloned();
             std::thread::spawn(move || {
                 cores::pin_thread(core);
                 locked(&shared.threads).push(rustix::thread::gettid().as_raw_nonzero().get());
-                if let Err(error) = Loop::new(listener, shared, at).and_then(Loop::run) {
+                if let Err(error) = Loop::new(listener, shared, at, tls).and_then(Loop::run) {
                     eprintln!("origin: {error}");
                 }
             })
@@ -175,7 +183,7 @@ struct Streaming {
 }
 
 struct Conn {
-    socket: TcpStream,
+    transport: Transport,
     request: Vec<u8>,
     stream: Option<Streaming>,
     /// Built and not yet taken by the socket.
@@ -188,6 +196,7 @@ struct Conn {
 struct Loop {
     epoll: OwnedFd,
     listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
     shared: Arc<Shared>,
     /// Which of the threads this is.
     number: usize,
@@ -204,13 +213,19 @@ struct Loop {
 }
 
 impl Loop {
-    fn new(listener: TcpListener, shared: Arc<Shared>, number: usize) -> Result<Self> {
+    fn new(
+        listener: TcpListener,
+        shared: Arc<Shared>,
+        number: usize,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
         epoll::add(&epoll, &shared.read[number].1, EventData::new_u64(BELL), EventFlags::IN)?;
         Ok(Self {
             epoll,
             listener,
+            tls,
             shared,
             number,
             counted: HashMap::new(),
@@ -315,9 +330,12 @@ impl Loop {
             if socket.set_nonblocking(true).is_err() || socket.set_nodelay(true).is_err() {
                 continue;
             }
+            let Ok(transport) = Transport::server(socket, self.tls.as_ref()) else { continue };
             let at = self.free.pop().unwrap_or(self.conns.len());
             let interest = EventFlags::IN | EventFlags::RDHUP;
-            if epoll::add(&self.epoll, &socket, EventData::new_u64(at as u64), interest).is_err() {
+            if epoll::add(&self.epoll, transport.socket(), EventData::new_u64(at as u64), interest)
+                .is_err()
+            {
                 self.free.push(at);
                 continue;
             }
@@ -326,7 +344,7 @@ impl Loop {
             }
             self.serial = self.serial.wrapping_add(1);
             self.conns[at] = Some(Conn {
-                socket,
+                transport,
                 request: Vec::new(),
                 stream: None,
                 left: Vec::new(),
@@ -340,7 +358,7 @@ impl Loop {
         let Some(conn) = self.conns[at].as_mut() else { return };
         if flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::ERR | EventFlags::HUP)
         {
-            match conn.socket.read(input) {
+            match conn.transport.read(input, usize::MAX) {
                 Ok(0) => return self.close(at),
                 Ok(count) => {
                     conn.request.extend_from_slice(&input[..count]);
@@ -497,13 +515,13 @@ impl Loop {
             self.close(at);
             return false;
         }
-        let full = !conn.left.is_empty();
+        let full = !conn.left.is_empty() || conn.transport.is_blocked();
         if full != conn.blocked {
             conn.blocked = full;
             let mut interest = EventFlags::IN | EventFlags::RDHUP;
             interest.set(EventFlags::OUT, full);
             let token = EventData::new_u64(at as u64);
-            if epoll::modify(&self.epoll, &conn.socket, token, interest).is_err() {
+            if epoll::modify(&self.epoll, conn.transport.socket(), token, interest).is_err() {
                 self.close(at);
                 return false;
             }
@@ -527,8 +545,11 @@ impl Streaming {
 
 /// Sends what the socket takes; the rest is kept.
 fn send(conn: &mut Conn, mut bytes: &[u8]) -> io::Result<()> {
+    if conn.transport.is_blocked() {
+        conn.transport.flush()?;
+    }
     while !bytes.is_empty() {
-        match conn.socket.write(bytes) {
+        match conn.transport.write(bytes) {
             Ok(count) => bytes = &bytes[count..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 conn.left.extend_from_slice(bytes);

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::client::Hist;
 use crate::sample::{CoreShare, Cpu, Kernel};
 use crate::systems::System;
+use crate::tls::Tls;
 
 /// Quantiles of a latency in milliseconds, and its curve for plots.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -108,6 +109,12 @@ pub struct RunResult {
     pub ramp_seconds: f64,
     /// Request to end.
     pub whole: Option<Latency>,
+    /// Opening a connection to the end of its TLS handshake.
+    pub handshake: Option<Latency>,
+    /// TLS handshakes of the whole run that began a session.
+    pub full_handshakes: u64,
+    /// Those that resumed one.
+    pub resumed_handshakes: u64,
     /// Leaving to the upstream seeing it.
     pub disconnect: Option<Latency>,
     /// Streams left, and how many of these the upstream saw.
@@ -118,6 +125,8 @@ pub struct RunResult {
     pub origin_late: Option<Latency>,
     /// Before any connection, in the window, after all are gone.
     pub memory: Vec<Memory>,
+    /// Where https was spoken.
+    pub tls: Tls,
     /// The system's workers.
     pub workers: usize,
     /// What was measured just before to judge this by: the same through one worker, or the same

@@ -1,5 +1,6 @@
 //! One run: one scenario through one system, measured.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
+use rustls::ClientConfig;
 
 use crate::client::{Client, Group, GroupStats, Hist};
 use crate::clock;
@@ -16,7 +18,8 @@ use crate::origin::Origin;
 use crate::result::{Latency, Memory, RunResult};
 use crate::sample::{self, Cores, CpuSample};
 use crate::shape::Failure;
-use crate::systems::{Bench, Place, Running, System};
+use crate::systems::{Bench, Place, Running, Start, System};
+use crate::tls::{Pki, Tls};
 
 /// A span of the run that is measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,6 +59,10 @@ pub struct Spec {
     pub before: Before,
     /// The system's workers; else one, or as many as it has cores of its own choosing.
     pub workers: Option<usize>,
+    /// Where https is spoken.
+    pub tls: Tls,
+    /// Clients resume TLS sessions where the system lets them.
+    pub resumes: bool,
 }
 
 /// What a run measures first, with the same system in the same round.
@@ -88,6 +95,8 @@ pub struct Stage<'a> {
     pub bench: &'a Bench,
     /// Set by Ctrl-C.
     pub interrupted: Arc<AtomicBool>,
+    /// Certificates, made once they are needed.
+    pub pki: OnceCell<Pki>,
     /// Shown while it runs.
     pub bar: ProgressBar,
 }
@@ -114,15 +123,30 @@ impl Stage<'_> {
         round: usize,
         place: &Place,
     ) -> Result<RunResult> {
-        let origin = Origin::start(SocketAddr::from(([127, 0, 0, 1], 0)), &place.load)?;
-        let mut running = self.bench.start(system, origin.address, place, spec.memory)?;
-        let run = Run { stage: self, origin: &origin, place };
+        let pki = self.pki(spec.tls)?;
+        let server = pki.filter(|_| spec.tls.has_upstream()).map(|pki| &pki.server);
+        let origin = Origin::start(SocketAddr::from(([127, 0, 0, 1], 0)), &place.load, server)?;
+        let start =
+            Start { upstream: origin.address, place, tls: spec.tls, pki, admin: spec.memory };
+        let mut running = self.bench.start(system, &start)?;
+        let tls = pki.filter(|_| spec.tls.has_clients()).map(|pki| pki.client(spec.resumes));
+        let run = Run { stage: self, origin: &origin, place, tls };
         run.warm(&running)?;
         let result = run.measure(&running, spec, round);
         if running.has_died() && system != System::Direct {
             bail!("{system} died: {}", running.log());
         }
         result
+    }
+
+    fn pki(&self, tls: Tls) -> Result<Option<&Pki>> {
+        if tls == Tls::Off {
+            return Ok(None);
+        }
+        if self.pki.get().is_none() {
+            let _ = self.pki.set(Pki::new()?);
+        }
+        Ok(self.pki.get())
     }
 
     fn is_interrupted(&self) -> bool {
@@ -135,6 +159,8 @@ struct Run<'a> {
     stage: &'a Stage<'a>,
     origin: &'a Origin,
     place: &'a Place,
+    /// The clients', where they speak https.
+    tls: Option<&'a Arc<ClientConfig>>,
 }
 
 impl Run<'_> {
@@ -142,12 +168,15 @@ impl Run<'_> {
         self.stage.is_interrupted()
     }
 
+    fn client(&self, running: &Running, groups: &[Group]) -> Client {
+        Client::start(running.address, groups, &self.place.load, &self.origin.shared, self.tls)
+    }
+
     /// A few exchanges before anything is measured: lazily built parts are not the load's.
     fn warm(&self, running: &Running) -> Result<()> {
         let shape = crate::shape::Shape { frames: 5, rate: 0.0, ..Default::default() };
         let group = Group { lenient: running.system.lenient(), ..Group::new("warm", 4, shape) };
-        let client =
-            Client::start(running.address, &[group], &self.place.load, &self.origin.shared);
+        let client = self.client(running, &[group]);
         let deadline = clock::now() + 30_000_000_000;
         while !client.is_done() && clock::now() < deadline && !self.is_interrupted() {
             std::thread::sleep(Duration::from_millis(5));
@@ -196,7 +225,7 @@ impl Run<'_> {
         self.origin.shared.take_gone();
         let start_at = self.set_start(spec, &mut groups);
         let begun = clock::now();
-        let client = Client::start(running.address, &groups, &self.place.load, &self.origin.shared);
+        let client = self.client(running, &groups);
         let mut notes = Vec::new();
         if !matches!(spec.window, Window::Count { .. }) {
             self.await_live(&client, spec, &mut notes);
@@ -227,6 +256,7 @@ impl Run<'_> {
             notes,
             ramp_seconds,
             workers: self.place.workers,
+            tls: spec.tls,
             base,
             capacity,
             offered,
@@ -444,6 +474,9 @@ impl Run<'_> {
             _ => None,
         };
         result.whole = Latency::brief(&sum.whole);
+        result.handshake = Latency::brief(&sum.handshake);
+        result.full_handshakes = sum.full;
+        result.resumed_handshakes = sum.resumed;
         result.statuses = sum.statuses;
         result.faults = sum.faults.iter().map(|(fault, n)| (fault.to_string(), *n)).collect();
         if spec.groups.iter().any(|group| group.shape.failure != Failure::None) {

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use crate::client::{Group, Reading};
 use crate::run::{Before, Spec, Window};
 use crate::shape::{Failure, Shape};
+use crate::tls::Tls;
 
 /// Numbers that scenarios share; each has defaults of its own for what is not given.
 #[derive(Clone, Debug, Default, Args)]
@@ -29,6 +30,9 @@ pub struct Numbers {
     /// Workers or threads of the system, and cores for it where the machine has them [default: 1]
     #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub workers: Option<u16>,
+    /// Where https is spoken [default: off; clients in `handshake`]
+    #[arg(long, global = true, value_enum)]
+    pub tls: Option<Tls>,
 }
 
 /// What is done.
@@ -124,6 +128,8 @@ impl Scenario {
     /// The scenario with `numbers` where given.
     pub fn spec(self, numbers: &Numbers) -> Spec {
         let mut spec = self.load(numbers);
+        spec.tls = numbers.tls.unwrap_or_default();
+        spec.label += spec.tls.label();
         if self == Self::Workers {
             let workers = numbers.workers.unwrap_or(2);
             spec.label += &format!(", 1 and {workers} workers");
@@ -155,6 +161,8 @@ impl Scenario {
             memory: false,
             before: Before::Nothing,
             workers: None,
+            tls: Tls::Off,
+            resumes: true,
         };
         match self {
             Self::Steady | Self::Workers => {
@@ -298,12 +306,13 @@ mod tests {
             frames: Some(9),
             seconds: Some(0.5),
             workers: Some(3),
+            tls: Some(Tls::Both),
         };
         let steady = Scenario::Steady.spec(&numbers);
         let shape = &steady.groups[0].shape;
         assert_eq!((steady.groups[0].connections, shape.size), (7, 500));
         assert_eq!((steady.workers, steady.before), (Some(3), Before::Nothing));
-        assert!(steady.label.ends_with("B, 3 workers"), "{}", steady.label);
+        assert!(steady.label.ends_with("B, https both sides, 3 workers"), "{}", steady.label);
         let workers = Scenario::Workers.spec(&Numbers::default());
         assert_eq!((workers.workers, workers.before), (Some(2), Before::OneWorker));
         assert!((shape.rate - 3.0).abs() < f64::EPSILON);

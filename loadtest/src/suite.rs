@@ -14,6 +14,7 @@ use crate::result::RunResult;
 use crate::run::{Spec, Stage};
 use crate::scenario::{Numbers, Scenario};
 use crate::systems::System;
+use crate::tls::Tls;
 
 /// All that was found, as it is kept.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -115,7 +116,8 @@ impl Findings {
     /// Runs every item, round by round, through every system in turn; the order turns with the
     /// round, so that nobody is always first. Ctrl-C ends it early with what there is.
     pub fn gather(stage: &Stage<'_>, systems: &[System], items: &[Item]) -> Self {
-        let machine = Machine::describe(stage.bench, systems);
+        let mut machine = Machine::describe(stage.bench, systems);
+        machine.https = items.iter().any(|item| item.spec.tls != Tls::Off);
         let present: Vec<System> =
             systems.iter().copied().filter(|system| !machine.missing.contains(system)).collect();
         let mut findings = Self { machine, ..Self::default() };
@@ -124,8 +126,9 @@ impl Findings {
         }
         stage.bar.enable_steady_tick(Duration::from_millis(500));
         for item in items {
-            let present: Vec<System> =
-                present.iter().copied().filter(|system| item.field.holds(*system)).collect();
+            let present: Vec<System> = (present.iter().copied())
+                .filter(|system| item.field.holds(*system) && system.speaks(item.spec.tls))
+                .collect();
             for round in 0..item.rounds {
                 for turn in 0..present.len() {
                     let system = present[(turn + round) % present.len()];
