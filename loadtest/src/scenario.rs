@@ -50,6 +50,8 @@ pub enum Scenario {
     Churn,
     /// The same with a new connection for each request
     ChurnNew,
+    /// Full TLS handshakes of clients, each with one short response: handshakes a second
+    Handshake,
     /// Streams that are silent: memory of each
     Idle,
     /// Fast streams to readers of a byte a second: memory of each
@@ -69,13 +71,14 @@ pub enum Scenario {
 }
 
 /// All scenarios of a suite.
-pub const ALL: [Scenario; 14] = [
+pub const ALL: [Scenario; 15] = [
     Scenario::Steady,
     Scenario::Workers,
     Scenario::Saturation,
     Scenario::Burst,
     Scenario::Churn,
     Scenario::ChurnNew,
+    Scenario::Handshake,
     Scenario::Idle,
     Scenario::Slow,
     Scenario::Disconnect,
@@ -114,6 +117,7 @@ impl Scenario {
             Self::Burst => "burst",
             Self::Churn => "churn",
             Self::ChurnNew => "churn-new",
+            Self::Handshake => "handshake",
             Self::Idle => "idle",
             Self::Slow => "slow",
             Self::Disconnect => "disconnect",
@@ -128,7 +132,10 @@ impl Scenario {
     /// The scenario with `numbers` where given.
     pub fn spec(self, numbers: &Numbers) -> Spec {
         let mut spec = self.load(numbers);
-        spec.tls = numbers.tls.unwrap_or_default();
+        let handshake = self == Self::Handshake;
+        let usual = if handshake { Tls::Clients } else { Tls::Off };
+        spec.tls = numbers.tls.unwrap_or(usual);
+        spec.resumes = !handshake;
         spec.label += spec.tls.label();
         if self == Self::Workers {
             let workers = numbers.workers.unwrap_or(2);
@@ -197,6 +204,12 @@ impl Scenario {
                 let shape = Shape { frames, ..fast };
                 let group = Group { again: true, fresh, ..ramped(count, shape) };
                 spec(format!("{count} at a time×{frames} frames"), vec![group], window(3.0))
+            }
+            Self::Handshake => {
+                let (count, frames) = (streams(64), frames(1));
+                let shape = Shape { frames, ..fast };
+                let group = Group { again: true, fresh: true, ..ramped(count, shape) };
+                spec(format!("{count} at a time×{frames} frame"), vec![group], window(2.0))
             }
             Self::Idle => {
                 let count = streams(5000);

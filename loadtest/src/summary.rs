@@ -47,6 +47,12 @@ fn a_request(result: &RunResult) -> Option<f64> {
     (requests > 0 && result.cpu.total() > 0.0).then(|| result.cpu.total() / requests as f64 / 1e3)
 }
 
+/// CPU of a handshake, the short response on it included.
+fn a_handshake(result: &RunResult) -> Option<f64> {
+    let count = result.handshake.as_ref().map_or(0, |latency| latency.count);
+    (count > 0 && result.cpu.total() > 0.0).then(|| result.cpu.total() / count as f64 / 1e3)
+}
+
 fn mib(result: &RunResult, at: usize) -> Option<f64> {
     result.memory.get(at).map(|memory| memory.pss / 1048576.0).filter(|mib| *mib > 0.0)
 }
@@ -71,6 +77,9 @@ const FRAMES: Metric = metric("frames/s", 0, |r| Some(r.frame_rate()));
 const P50: Metric = metric("p50 ms", 2, |r| r.latency.as_ref().map(|l| l.p50));
 const P99: Metric = metric("p99 ms", 2, |r| r.latency.as_ref().map(|l| l.p99));
 const P999: Metric = metric("p99.9 ms", 2, |r| r.latency.as_ref().map(|l| l.p999));
+const RESUMED: Metric = metric("resumed %", 0, |r| {
+    share(r.resumed_handshakes, r.resumed_handshakes + r.full_handshakes)
+});
 const BEFORE: Metric = metric("PSS MiB before", 1, |r| mib(r, 0));
 const WITH: Metric = metric("with", 1, |r| mib(r, 1));
 const AFTER: Metric = metric("after", 1, |r| mib(r, 2));
@@ -118,6 +127,23 @@ const CHURN: &[Metric] = &[
     headline("CPU µs/request", 1, a_request),
     metric("p50 ms", 2, |r| r.whole.as_ref().map(|l| l.p50)),
     metric("p99 ms", 2, |r| r.whole.as_ref().map(|l| l.p99)),
+];
+const CHURN_NEW_TLS: &[Metric] = &[
+    headline("requests/s", 0, |r| Some(r.request_rate())),
+    headline("CPU µs/request", 1, a_request),
+    metric("p50 ms", 2, |r| r.whole.as_ref().map(|l| l.p50)),
+    metric("p99 ms", 2, |r| r.whole.as_ref().map(|l| l.p99)),
+    RESUMED,
+];
+const HANDSHAKE: &[Metric] = &[
+    headline("handshakes/s", 0, |r| r.handshake.as_ref().map(|l| l.count as f64 / r.seconds)),
+    headline("CPU µs/handshake", 1, a_handshake),
+    metric("user", 1, |r| a_handshake(r).map(|all| all * r.cpu.user / r.cpu.total())),
+    metric("/s a core", 0, |r| a_handshake(r).map(|micros| 1e6 / micros)),
+    metric("core %", 0, |r| Some(100.0 * r.sut_cores.busy)),
+    metric("p50 ms", 2, |r| r.handshake.as_ref().map(|l| l.p50)),
+    metric("p99 ms", 2, |r| r.handshake.as_ref().map(|l| l.p99)),
+    RESUMED,
 ];
 const RETRY: &[Metric] = &[
     metric("good/s", 0, |r| Some(r.request_rate())),
@@ -187,7 +213,10 @@ pub fn metrics(scenario: &str) -> Vec<Metric> {
         "workers" => WORKERS,
         "saturation" => SATURATION,
         "burst" => BURST,
-        "churn" | "churn-new" => CHURN,
+        "churn" => CHURN,
+        "churn-new" if scenario.contains("https") => CHURN_NEW_TLS,
+        "churn-new" => CHURN,
+        "handshake" => HANDSHAKE,
         "retry-storm" => RETRY,
         "idle" => MEMORY,
         "slow" => SLOW,
