@@ -26,10 +26,14 @@ fn place(name: &str) -> PathBuf {
 }
 
 fn run(name: &str, arguments: &[&str]) -> Findings {
+    run_through(&systems(), name, arguments)
+}
+
+fn run_through(systems: &[System], name: &str, arguments: &[&str]) -> Findings {
     let json = place(name);
     let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
         .args(arguments)
-        .args(["--system", &names(&systems()), "--json"])
+        .args(["--system", &names(systems), "--json"])
         .arg(&json)
         .stdin(Stdio::null())
         .output()
@@ -38,7 +42,7 @@ fn run(name: &str, arguments: &[&str]) -> Findings {
     let findings = Findings::load(&json).expect("written");
     std::fs::remove_file(json).expect("there");
     assert!(findings.failures.is_empty(), "{:?}", findings.failures);
-    assert_eq!(findings.results.len(), systems().len());
+    assert_eq!(findings.results.len(), systems.len());
     for result in &findings.results {
         assert!(result.faults.is_empty(), "{:?}: {:?}", result.system, result.faults);
     }
@@ -158,5 +162,55 @@ fn saturated_streams_have_one_frame_on_its_way() {
     for result in run("saturation", &arguments).results {
         let most = result.base.expect("measured before");
         assert!(most.frames > result.frames && result.frames > 0, "{:?}", result.system);
+    }
+}
+
+#[test]
+fn https_from_end_to_end_passes_the_pumps() {
+    let arguments = ["--tls", "both", "--streams", "6"];
+    let with = |more: &[&'static str]| [more, &arguments].concat();
+    for result in run("tls-burst", &with(&["burst", "--frames", "2000"])).results {
+        assert_eq!((result.frames, result.requests), (12_000, 6), "{:?}", result.system);
+        let shaken = result.full_handshakes + result.resumed_handshakes;
+        assert!(shaken >= 6, "{:?}", result.system);
+    }
+    for result in run("tls-new", &with(&["churn-new", "--seconds", "0.3"])).results {
+        assert!(result.requests > 0 && result.resumed_handshakes > 0, "{:?}", result.system);
+    }
+    for result in run("tls-handshake", &with(&["handshake", "--seconds", "0.3"])).results {
+        assert!(result.handshake.is_some_and(|latency| latency.count > 0));
+        assert_eq!(result.resumed_handshakes, 0, "{:?}", result.system);
+    }
+    for result in run("tls-slow", &with(&["slow", "--seconds", "0.2"])).results {
+        assert!(result.notes.iter().all(|note| !note.contains("live")), "{:?}", result.notes);
+    }
+    for result in run("tls-leave", &with(&["disconnect-silent", "--seconds", "1.5"])).results {
+        assert!(result.left > 0 && result.left_seen * 10 >= result.left * 9);
+    }
+    for result in run("tls-most", &with(&["saturation", "--seconds", "0.2"])).results {
+        assert!(result.base.is_some_and(|most| most.frames > 0) && result.frames > 0);
+    }
+}
+
+/// Through the relay, where it has been built beside this crate's program: a test of one package
+/// alone does not build it.
+#[test]
+fn https_on_each_side_of_the_relay() {
+    let relay = PathBuf::from(env!("CARGO_BIN_EXE_loadtest")).with_file_name("millstream");
+    if !relay.is_file() {
+        eprintln!("no {}: left out", relay.display());
+        return;
+    }
+    for tls in ["upstream", "clients", "both"] {
+        for (scenario, streams) in [("steady", "8"), ("churn-new", "3"), ("idle", "8")] {
+            let name = format!("relay-{tls}-{scenario}");
+            let more = ["--tls", tls, "--streams", streams, "--seconds", "0.3"];
+            let arguments = [&[scenario], &more[..]].concat();
+            let findings = run_through(&[System::MillstreamEpoll], &name, &arguments);
+            assert!(findings.machine.https);
+            let result = &findings.results[0];
+            assert!(result.frames > 0 || scenario == "idle", "{name}");
+            assert_eq!(result.full_handshakes + result.resumed_handshakes > 0, tls != "upstream");
+        }
     }
 }
