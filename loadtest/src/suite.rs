@@ -36,6 +36,8 @@ pub enum Field {
     Relays,
     /// The relay, the proxies that come closest and the pump.
     Closest,
+    /// The same and Envoy.
+    Proxies,
     /// Loads that a gateway in Python can carry.
     Light,
     /// Whoever is asked for.
@@ -54,6 +56,7 @@ impl Field {
             Self::All => system != System::Litellm,
             Self::Relays => system != System::Litellm && !second,
             Self::Closest => closest,
+            Self::Proxies => closest || system == System::Envoy,
             Self::Light => closest || system == System::Litellm,
             Self::Given => true,
         }
@@ -74,12 +77,13 @@ fn item(scenario: Scenario, rounds: usize, field: Field, numbers: Numbers) -> It
     Item { spec: scenario.spec(&numbers), rounds, field }
 }
 
-/// The usual suite: about ten minutes, or less than two if `quick`.
+/// The usual suite: about twelve minutes, or less than two if `quick`.
 pub fn usual(quick: bool, rounds: Option<usize>) -> Vec<Item> {
     let n = |usual| rounds.unwrap_or(usual);
     let none = Numbers::default;
     let brief = |seconds| Numbers { seconds: Some(seconds), ..Numbers::default() };
     let with = |streams, seconds| Numbers { streams: Some(streams), ..brief(seconds) };
+    let https = |tls, numbers| Numbers { tls: Some(tls), ..numbers };
     if quick {
         return vec![
             item(Scenario::Steady, n(1), Field::All, brief(1.5)),
@@ -88,26 +92,38 @@ pub fn usual(quick: bool, rounds: Option<usize>) -> Vec<Item> {
             item(Scenario::ChurnNew, n(1), Field::Relays, brief(1.0)),
             item(Scenario::Idle, n(1), Field::Relays, with(2000, 0.2)),
             item(Scenario::Disconnect, n(1), Field::Closest, with(200, 1.5)),
+            item(Scenario::Steady, n(1), Field::Proxies, https(Tls::Upstream, brief(1.0))),
+            item(Scenario::Handshake, n(1), Field::Proxies, brief(0.7)),
         ];
     }
     let many = Numbers { rate: Some(4.0), ..with(5000, 2.5) };
+    // TLS is the load's to open as well, a core for both ends.
+    let few_frames = || Numbers { frames: Some(5000), ..Numbers::default() };
     let few = Numbers { rate: Some(10.0), ..with(20, 3.0) };
     vec![
         item(Scenario::Steady, n(3), Field::All, brief(2.5)),
         item(Scenario::Steady, n(3), Field::Relays, many),
-        item(Scenario::Burst, n(5), Field::All, none()),
+        item(Scenario::Workers, n(2), Field::Closest, brief(1.5)),
+        item(Scenario::Saturation, n(3), Field::Proxies, brief(1.0)),
+        item(Scenario::Burst, n(5), Field::Relays, none()),
         item(Scenario::Churn, n(3), Field::Relays, brief(1.5)),
         item(Scenario::ChurnNew, n(3), Field::Relays, brief(1.0)),
-        item(Scenario::Idle, n(1), Field::All, brief(0.5)),
-        item(Scenario::Slow, n(1), Field::Relays, brief(2.0)),
+        item(Scenario::Idle, n(1), Field::Relays, brief(0.5)),
+        item(Scenario::Slow, n(1), Field::Closest, brief(2.0)),
         item(Scenario::Disconnect, n(1), Field::Relays, brief(2.0)),
         item(Scenario::DisconnectSilent, n(1), Field::Relays, brief(2.0)),
         item(Scenario::Mixed, n(1), Field::Relays, brief(2.0)),
         item(Scenario::RetryStorm, n(1), Field::Relays, brief(1.5)),
-        item(Scenario::Overload, n(1), Field::Relays, brief(2.0)),
+        item(Scenario::Overload, n(1), Field::Closest, brief(1.5)),
         item(Scenario::Soak, n(1), Field::Closest, brief(10.0)),
+        item(Scenario::Steady, n(3), Field::Proxies, https(Tls::Upstream, brief(1.5))),
+        item(Scenario::Steady, n(3), Field::Proxies, https(Tls::Both, brief(1.5))),
+        item(Scenario::Burst, n(3), Field::Proxies, https(Tls::Upstream, few_frames())),
+        item(Scenario::Churn, n(2), Field::Proxies, https(Tls::Both, brief(1.0))),
+        item(Scenario::Handshake, n(3), Field::Proxies, brief(1.0)),
+        item(Scenario::Idle, n(1), Field::Proxies, https(Tls::Upstream, with(4000, 0.3))),
+        item(Scenario::Idle, n(1), Field::Proxies, https(Tls::Both, with(4000, 0.3))),
         item(Scenario::Steady, n(1), Field::Light, few),
-        item(Scenario::Churn, n(1), Field::Light, with(4, 2.0)),
         item(Scenario::Idle, n(1), Field::Light, with(100, 0.5)),
     ]
 }

@@ -110,6 +110,10 @@ fn memory_charts(slow: bool, rows: &Rows<'_>) -> Vec<String> {
     vec![pss, kernel]
 }
 
+fn handshakes(run: &RunResult) -> u64 {
+    run.handshake.as_ref().map_or(0, |latency| latency.count)
+}
+
 /// The charts of one scenario.
 fn charts(scenario: &str, rows: &Rows<'_>) -> Vec<String> {
     let curves = |latency: fn(&RunResult) -> Option<&Latency>| {
@@ -140,6 +144,42 @@ fn charts(scenario: &str, rows: &Rows<'_>) -> Vec<String> {
         "steady" => vec![
             frame_cpu(2),
             card("Latency of frames", "Left is better.", &curves(|run| run.latency.as_ref())),
+        ],
+        "workers" => vec![
+            card(
+                "CPU per frame with several workers, as a multiple of one worker's",
+                "1 is level: each worker does its share for what one alone pays.",
+                &bars(rows, ["", ""], 2, |runs| {
+                    one(middle(runs, |run| {
+                        Some(run.cpu_per_frame()? / run.base.as_ref()?.cpu_per_frame()?)
+                    }))
+                }),
+            ),
+            card(
+                "Latency of frames, several workers",
+                "Left is better.",
+                &curves(|run| run.latency.as_ref()),
+            ),
+        ],
+        "saturation" => vec![
+            throughput("Thousand frames a second, each by itself", 1, |run| {
+                run.base.as_ref().map_or(0.0, |most| most.frame_rate() / 1e3)
+            }),
+            card(
+                "Latency of frames at the rate after it",
+                "Left is better.",
+                &curves(|run| run.latency.as_ref()),
+            ),
+        ],
+        "handshake" => vec![
+            throughput("Handshakes a second a core", 0, |run| {
+                handshakes(run) as f64 * 1e9 / run.cpu.total().max(1.0)
+            }),
+            card(
+                "CPU per handshake, µs",
+                "Less is better; a response of one frame is in it.",
+                &bars(rows, SPLIT, 1, |runs| cpu_parts(runs, handshakes)),
+            ),
         ],
         "mixed" => vec![
             frame_cpu(3),
@@ -196,7 +236,9 @@ fn table(results: &[RunResult], scenario: &str) -> String {
 fn tiles(results: &[RunResult]) -> String {
     let mut out = String::from(r#"<div class="tiles">"#);
     for scenario in scenarios(results) {
-        if !["steady", "burst", "churn", "churn-new", "idle"].contains(&kind(scenario)) {
+        if !["steady", "saturation", "burst", "churn", "churn-new", "handshake", "idle"]
+            .contains(&kind(scenario))
+        {
             continue;
         }
         let rows = by_system(results, scenario);
