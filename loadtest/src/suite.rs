@@ -87,10 +87,10 @@ pub fn usual(quick: bool, rounds: Option<usize>) -> Vec<Item> {
     if quick {
         return vec![
             item(Scenario::Steady, n(1), Field::All, brief(1.5)),
-            item(Scenario::Burst, n(1), Field::All, none()),
+            item(Scenario::Burst, n(1), Field::Relays, none()),
             item(Scenario::Churn, n(1), Field::Relays, brief(1.0)),
             item(Scenario::ChurnNew, n(1), Field::Relays, brief(1.0)),
-            item(Scenario::Idle, n(1), Field::Relays, with(2000, 0.2)),
+            item(Scenario::Idle, n(1), Field::Closest, with(2000, 0.2)),
             item(Scenario::Disconnect, n(1), Field::Closest, with(200, 1.5)),
             item(Scenario::Steady, n(1), Field::Proxies, https(Tls::Upstream, brief(1.0))),
             item(Scenario::Handshake, n(1), Field::Proxies, brief(0.7)),

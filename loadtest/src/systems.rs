@@ -70,6 +70,8 @@ pub struct Bench {
     pub millstream_flags: Vec<String>,
     /// Looked into before PATH.
     pub tools: Vec<PathBuf>,
+    /// How many cores there are.
+    pub cores: usize,
     /// The cores of the system under test, where they were chosen.
     pub sut_cores: Option<Vec<usize>>,
     /// The cores of origin and generator, where they were chosen.
@@ -210,8 +212,7 @@ impl Bench {
 
     /// Where a run with `workers` (or as many as there are cores chosen, or one) takes place.
     pub fn place(&self, workers: Option<usize>) -> Place {
-        let count = std::thread::available_parallelism().map_or(1, usize::from);
-        Place::new(count, workers, self.sut_cores.as_ref(), self.load_cores.as_ref())
+        Place::new(self.cores, workers, self.sut_cores.as_ref(), self.load_cores.as_ref())
     }
 
     /// Starts `system` and waits until it accepts.
