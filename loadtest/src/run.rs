@@ -243,8 +243,7 @@ impl Run<'_> {
         let late = self.origin.shared.take_late().map(Hist);
         let stats = self.wind_up(client, spec);
         if spec.memory {
-            // What goes back does so within seconds, not at once.
-            self.pause(6000);
+            self.await_release(&pids);
             self.remember(spec, &pids, &mut memory);
         }
         let mut result = RunResult {
@@ -295,6 +294,21 @@ impl Run<'_> {
 
     fn pause(&self, millis: u64) {
         clock::sleep_until(clock::now() + millis * 1_000_000, &|| self.is_interrupted());
+    }
+
+    /// What goes back does so within seconds, not at once: until no memory has been given back
+    /// for three seconds, six at most.
+    fn await_release(&self, pids: &[u32]) {
+        let (mut least, mut quiet) = (f64::INFINITY, 0);
+        for _ in 0..12 {
+            let now = sample::pss(pids);
+            quiet = if now < least * 0.98 { 0 } else { quiet + 1 };
+            least = least.min(now);
+            if quiet > 6 || pids.is_empty() {
+                return;
+            }
+            self.pause(500);
+        }
     }
 
     fn remember(&self, spec: &Spec, pids: &[u32], memory: &mut Vec<Memory>) {
