@@ -196,22 +196,18 @@ impl Run<'_> {
         let pids = running.pids();
         let mut groups = spec.groups.clone();
         groups.iter_mut().for_each(|group| group.lenient = running.system.lenient());
-        let (capacity, offered) = match spec.before {
+        let (mut capacity, mut offered, mut base) = (None, None, None);
+        match spec.before {
             Before::Capacity(times) => {
                 let most = self.capacity(running, spec, &groups)?.frame_rate();
-                (Some(most), Some(most * times))
+                (capacity, offered) = (Some(most), Some(most * times));
             }
-            _ => (None, None),
-        };
-        let base = match spec.before {
             Before::Saturation => {
-                let most = self.capacity(running, spec, &groups)?;
-                // On connections of its own; those before are to be gone.
-                self.pause(200);
-                Some(Box::new(most.brief()))
+                base = Some(Box::new(self.capacity(running, spec, &groups)?.brief()));
+                self.pause(200); // for its connections to be gone
             }
-            _ => None,
-        };
+            Before::Nothing | Before::OneWorker => {}
+        }
         if let Some(offered) = offered {
             let streams: usize = groups.iter().map(|group| group.connections).sum();
             let rate = offered / streams.max(1) as f64;
@@ -232,13 +228,7 @@ impl Run<'_> {
         }
         let ramp_seconds = (clock::now() - begun) as f64 / 1e9;
         self.origin.shared.take_late();
-        let (from, to) = match spec.window {
-            Window::For(length) => self.steady_window(&client, &pids, spec.settle, length),
-            Window::Burst { limit } => self.burst_window(&client, &pids, start_at, limit),
-            Window::Count { least, limit } => {
-                self.count_window(&client, &pids, &groups, (least, limit))
-            }
-        };
+        let (from, to) = self.window(&client, &pids, spec, &groups, start_at);
         self.remember(spec, &pids, &mut memory);
         let late = self.origin.shared.take_late().map(Hist);
         let stats = self.wind_up(client, spec);
@@ -268,6 +258,23 @@ impl Run<'_> {
             result.notes.extend(base.notes.iter().map(|note| format!("at saturation, {note}")));
         }
         Ok(result)
+    }
+
+    fn window(
+        &self,
+        client: &Client,
+        pids: &[u32],
+        spec: &Spec,
+        groups: &[Group],
+        start_at: u64,
+    ) -> (Mark, Mark) {
+        match spec.window {
+            Window::For(length) => self.steady_window(client, pids, spec.settle, length),
+            Window::Burst { limit } => self.burst_window(client, pids, start_at, limit),
+            Window::Count { least, limit } => {
+                self.count_window(client, pids, groups, (least, limit))
+            }
+        }
     }
 
     /// The same streams through `running` as fast as they go.

@@ -198,18 +198,13 @@ impl Scenario {
                 let label = format!("{count}×{frames}×{size}B");
                 spec(label, vec![group], Window::Burst { limit })
             }
-            Self::Churn | Self::ChurnNew => {
-                let (count, frames) = (streams(64), frames(10));
-                let fresh = self == Self::ChurnNew;
+            Self::Churn | Self::ChurnNew | Self::Handshake => {
+                let least = if self == Self::Handshake { 1 } else { 10 };
+                let (count, frames) = (streams(64), frames(least));
+                let fresh = self != Self::Churn;
                 let shape = Shape { frames, ..fast };
                 let group = Group { again: true, fresh, ..ramped(count, shape) };
                 spec(format!("{count} at a time×{frames} frames"), vec![group], window(3.0))
-            }
-            Self::Handshake => {
-                let (count, frames) = (streams(64), frames(1));
-                let shape = Shape { frames, ..fast };
-                let group = Group { again: true, fresh: true, ..ramped(count, shape) };
-                spec(format!("{count} at a time×{frames} frame"), vec![group], window(2.0))
             }
             Self::Idle => {
                 let count = streams(5000);

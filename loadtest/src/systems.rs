@@ -98,7 +98,7 @@ impl Place {
         sut: Option<&Vec<usize>>,
         load: Option<&Vec<usize>>,
     ) -> Self {
-        let workers = workers.or(sut.map(Vec::len)).unwrap_or(1).max(1);
+        let workers = workers.or_else(|| sut.map(Vec::len)).unwrap_or(1).max(1);
         let last = if count > 1 { count - workers.min(count)..count } else { 0..0 };
         let sut = sut.cloned().unwrap_or_else(|| last.collect());
         let mut others: Vec<usize> =
