@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -83,7 +84,9 @@ impl Pki {
         let names = vec![NAME.to_owned(), "127.0.0.1".to_owned()];
         let signed = CertificateParams::new(names)?.signed_by(&leaf, &issuer)?;
 
-        let dir = std::env::temp_dir().join(format!("loadtest-tls-{}", std::process::id()));
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let number = (std::process::id(), MADE.fetch_add(1, Relaxed));
+        let dir = std::env::temp_dir().join(format!("loadtest-tls-{}-{}", number.0, number.1));
         fs::create_dir_all(&dir).context("a directory for certificates")?;
         let (chain, key) = (signed.pem(), leaf.serialize_pem());
         let files = [

@@ -153,3 +153,83 @@ fn open(session: &mut Connection, mut received: &[u8], input: &mut [u8]) -> io::
     }
     if filled == 0 && !closed { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(filled) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::tls::Pki;
+
+    fn pair(
+        client: Option<&Arc<ClientConfig>>,
+        server: Option<&Arc<ServerConfig>>,
+    ) -> (Transport, Transport) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let one = TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
+        let (two, _) = listener.accept().expect("accepts");
+        for socket in [&one, &two] {
+            socket.set_nonblocking(true).expect("a flag");
+        }
+        let ends = (Transport::client(one, client), Transport::server(two, server));
+        (ends.0.expect("begins"), ends.1.expect("begins"))
+    }
+
+    /// Sends `bytes` from one to the other, which receives at most `most` at a time.
+    fn carry(
+        from: &mut Transport,
+        to: &mut Transport,
+        bytes: &[u8],
+        most: usize,
+    ) -> io::Result<Vec<u8>> {
+        let (mut sent, mut got, mut input) = (0, Vec::new(), vec![0; 64 << 10]);
+        while got.len() < bytes.len() {
+            if sent < bytes.len() {
+                sent += from.write(&bytes[sent..]).or_else(none)?;
+            }
+            from.flush()?;
+            let count = to.read(&mut input, most).or_else(none)?;
+            got.extend_from_slice(&input[..count]);
+            from.read(&mut input, usize::MAX).or_else(none)?; // the handshake goes both ways
+        }
+        Ok(got)
+    }
+
+    fn none(error: io::Error) -> io::Result<usize> {
+        if error.kind() == io::ErrorKind::WouldBlock { Ok(0) } else { Err(error) }
+    }
+
+    #[test]
+    fn bytes_come_through_whole_with_tls_and_without() {
+        let pki = Pki::new().expect("made");
+        let bytes: Vec<u8> = (0..300_000u32).map(|at| (at % 251) as u8).collect();
+        for secured in [false, true] {
+            let client = secured.then(|| pki.client(true));
+            let (mut one, mut two) = pair(client, secured.then_some(&pki.server));
+            assert!(one.is_secured() == secured && one.handshake().is_none());
+            assert!(carry(&mut one, &mut two, &bytes[..500], 1).expect("carried") == bytes[..500]);
+            assert!(carry(&mut two, &mut one, &bytes, usize::MAX).expect("carried") == bytes);
+            assert!(carry(&mut one, &mut two, &bytes, 20_000).expect("carried") == bytes);
+            assert_eq!(one.handshake().is_some(), secured);
+            assert!(!one.is_blocked() && !two.is_blocked());
+            one.close();
+            drop(one);
+            let mut input = vec![0; 64 << 10];
+            let end = loop {
+                match two.read(&mut input, usize::MAX) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    end => break end,
+                }
+            };
+            assert_eq!(end.expect("an orderly end"), 0);
+        }
+    }
+
+    #[test]
+    fn another_certificate_is_refused() {
+        let (pki, other) = (Pki::new().expect("made"), Pki::new().expect("made"));
+        let (mut one, mut two) = pair(Some(other.client(false)), Some(&pki.server));
+        let refused = carry(&mut one, &mut two, b"hello", usize::MAX);
+        assert_eq!(refused.expect_err("refused").kind(), io::ErrorKind::InvalidData);
+    }
+}
