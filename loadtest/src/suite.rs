@@ -97,8 +97,8 @@ pub fn usual(quick: bool, rounds: Option<usize>) -> Vec<Item> {
             item(Scenario::ChurnNew, n(1), Field::Relays, brief(1.0)),
             item(Scenario::Idle, n(1), Field::Closest, with(2000, 0.2)),
             item(Scenario::Disconnect, n(1), Field::Closest, with(200, 1.5)),
-            item(Scenario::Steady, n(1), Field::Proxies, https(Tls::Upstream, brief(1.0))),
-            item(Scenario::Handshake, n(1), Field::Proxies, brief(0.7)),
+            item(Scenario::Steady, n(1), Field::Closest, https(Tls::Upstream, brief(1.0))),
+            item(Scenario::Handshake, n(1), Field::Closest, brief(0.7)),
         ];
     }
     let many = Numbers { rate: Some(4.0), ..with(5000, 2.5) };
