@@ -165,6 +165,11 @@ impl RunResult {
             .then(|| self.cpu.total() / self.frames as f64 / 1e3)
     }
 
+    /// The system's CPU time in the window, as a share of one core.
+    pub fn own_share(&self) -> f64 {
+        self.cpu.total() / 1e9 / self.seconds.max(1e-9)
+    }
+
     /// Frames a second.
     pub fn frame_rate(&self) -> f64 {
         self.frames as f64 / self.seconds.max(1e-9)

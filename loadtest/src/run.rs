@@ -505,21 +505,30 @@ impl Run<'_> {
             result.faults.remove(&Fault::Unanswered.to_string());
         }
         self.disconnects(result, &sum.left);
+        self.say_what_was_full(result);
+    }
+
+    /// Notes what kept the figures from being the system's alone.
+    fn say_what_was_full(&self, result: &mut RunResult) {
         // Not the kernel's ticks, which are too coarse for a burst.
-        let load = (result.client_cpu + result.origin_cpu) / 1e9 / result.seconds.max(1e-9);
-        let cores = self.place.load.len().max(1) as f64;
+        let seconds = result.seconds.max(1e-9);
+        let load = (result.client_cpu + result.origin_cpu) / 1e9 / seconds;
+        let load = load / self.place.load.len().max(1) as f64;
+        let own = result.own_share() / self.place.sut.len().max(1) as f64;
         let full = result.load_cores.busy > 0.97;
+        let mut note = |text: &str| result.notes.push(text.into());
         if self.place.is_shared() {
-            let note = "generator and origin had no core of their own: judge by CPU per frame";
-            result.notes.push(note.into());
-        } else if result.sut_cores.busy > 0.97 {
-            // Both were full, or the system alone: what it did was all it could.
-        } else if load / cores > 0.88 || full && load / cores > 0.6 {
-            result
-                .notes
-                .push("generator and origin were the bottleneck: their core was full".into());
+            return note("generator and origin had no core of their own: judge by CPU per frame");
+        }
+        if own > 0.93 {
+            // What it did was all it could.
+        } else if load > 0.88 || full && load > 0.6 {
+            note("generator and origin were the bottleneck: their core was full");
         } else if full {
-            result.notes.push("other processes kept the load's core busy".into());
+            note("other processes kept the load's core busy");
+        }
+        if result.sut_cores.busy > 0.97 && own > 0.0 && own < 0.85 {
+            note("other processes kept the system's core busy");
         }
     }
 
