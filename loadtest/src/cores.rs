@@ -14,14 +14,20 @@ pub fn pin_thread(core: Option<usize>) {
     }
 }
 
-/// Runs `work` with this thread on `cores`; processes started in it inherit that.
-pub fn on<T>(cores: &[usize], work: impl FnOnce() -> T) -> T {
-    let before = sched_getaffinity(None);
+/// Keeps the calling thread, and those it starts from now on, on `cores`; an empty list changes
+/// nothing.
+pub fn pin_all(cores: &[usize]) {
     if !cores.is_empty() {
         let mut set = CpuSet::new();
         cores.iter().for_each(|core| set.set(*core));
         let _ = sched_setaffinity(None, &set);
     }
+}
+
+/// Runs `work` with this thread on `cores`; processes started in it inherit that.
+pub fn on<T>(cores: &[usize], work: impl FnOnce() -> T) -> T {
+    let before = sched_getaffinity(None);
+    pin_all(cores);
     let done = work();
     if let Ok(before) = before {
         let _ = sched_setaffinity(None, &before);

@@ -98,6 +98,8 @@ pub enum Fault {
     Cut,
     /// The response's framing is broken.
     Framing,
+    /// TLS failed.
+    Tls,
     /// The connection could not be made.
     Connect,
     /// Nothing came to an end in the time given.
@@ -115,6 +117,7 @@ impl fmt::Display for Fault {
             Self::Unanswered => "closed without an answer",
             Self::Cut => "connection cut",
             Self::Framing => "framing broken",
+            Self::Tls => "TLS failed",
             Self::Connect => "not connected",
             Self::Stuck => "not ended in time",
         };

@@ -18,4 +18,6 @@ pub mod suite;
 pub mod summary;
 pub mod systems;
 pub mod table;
+pub mod tls;
+pub mod transport;
 pub mod wire;

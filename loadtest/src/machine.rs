@@ -5,6 +5,7 @@ use std::fs;
 use serde::{Deserialize, Serialize};
 
 use crate::systems::{Bench, System};
+use crate::tls::SPOKEN;
 
 /// What a reader needs to judge figures by.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -31,6 +32,9 @@ pub struct Machine {
     pub missing: Vec<System>,
     /// When, in seconds since 1970.
     pub time: u64,
+    /// Https was spoken in some scenarios.
+    #[serde(default)]
+    pub https: bool,
     /// More flags the relay was given.
     pub millstream_flags: Vec<String>,
 }
@@ -49,6 +53,7 @@ impl Machine {
         let memory = after(&memory, "MemTotal").split(' ').next().and_then(|kib| kib.parse().ok());
         let found = |system: &System| bench.find(*system).is_some();
         let version = |system: &System| Some((*system, bench.version(*system)?));
+        let place = bench.place(None);
         let epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Self {
             cpu: after(&cpuinfo, "model name").to_owned(),
@@ -57,11 +62,12 @@ impl Machine {
             os: after(&read("/etc/os-release"), "PRETTY_NAME").to_owned(),
             memory: memory.unwrap_or(0u64) * 1024,
             virtual_machine: after(&cpuinfo, "flags").split(' ').any(|flag| flag == "hypervisor"),
-            sut_cores: bench.sut_cores.clone(),
-            load_cores: bench.load_cores.clone(),
+            sut_cores: place.sut,
+            load_cores: place.load,
             versions: systems.iter().filter_map(version).collect(),
             missing: systems.iter().filter(|system| !found(system)).copied().collect(),
             time: epoch.map_or(0, |time| time.as_secs()),
+            https: false,
             millstream_flags: bench.millstream_flags.clone(),
         }
     }
@@ -83,6 +89,9 @@ impl Machine {
                 self.sut_cores, self.load_cores
             ),
         ];
+        if self.https {
+            lines.push(format!("https: {SPOKEN}"));
+        }
         if !self.millstream_flags.is_empty() {
             lines.push(format!("millstream: {}", self.millstream_flags.join(" ")));
         }

@@ -1,5 +1,6 @@
 //! `loadtest`: see README.md.
 
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -60,7 +61,7 @@ struct Options {
 enum Command {
     #[command(flatten)]
     Scenario(Scenario),
-    /// The usual suite, about ten minutes
+    /// The usual suite, about thirteen minutes
     All {
         /// In less than two minutes, each scenario once
         #[arg(long)]
@@ -83,6 +84,9 @@ enum Command {
         /// Where to
         #[arg(long)]
         upstream: SocketAddr,
+        /// How many, each with a listener of its own on the same port
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
     },
     /// Make a page of findings kept as JSON: FILE's name with .html, or --html
     Report {
@@ -100,14 +104,8 @@ enum Command {
 }
 
 fn bench(options: &Options) -> Result<Bench> {
-    let count = std::thread::available_parallelism().map_or(1, usize::from);
-    let (sut, load) = match count {
-        1 => (vec![], vec![]),
-        _ => (vec![count - 1], (0..(count - 1).min(4)).collect()),
-    };
-    let given = |text: &Option<String>, usual| match text {
-        Some(text) => cores::parse(text).map_err(anyhow::Error::msg),
-        None => Ok(usual),
+    let given = |text: &Option<String>| {
+        text.as_deref().map(cores::parse).transpose().map_err(anyhow::Error::msg)
     };
     let beside = std::env::current_exe().context("this program's place")?;
     let beside = beside.with_file_name("millstream");
@@ -116,8 +114,10 @@ fn bench(options: &Options) -> Result<Bench> {
         millstream: options.millstream.clone().unwrap_or(beside),
         millstream_flags: flags.split_whitespace().map(str::to_owned).collect(),
         tools: options.tools.clone(),
-        sut_cores: given(&options.sut_cores, sut)?,
-        load_cores: given(&options.load_cores, load)?,
+        // Asked for before this thread is kept off the system's cores.
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        sut_cores: given(&options.sut_cores)?,
+        load_cores: given(&options.load_cores)?,
     })
 }
 
@@ -126,7 +126,8 @@ fn measure(options: &Options, items: &[Item]) -> Result<()> {
     let all = <System as clap::ValueEnum>::value_variants().to_vec();
     let systems = if options.system.is_empty() { all } else { options.system.clone() };
     let limit = raise_descriptors();
-    let origin = Origin::start(SocketAddr::from(([127, 0, 0, 1], 0)), &bench.load_cores)?;
+    // This thread looks at counters and draws bars: not on the system's core.
+    cores::pin_all(&bench.place(None).load);
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // The second one ends the program.
@@ -134,7 +135,7 @@ fn measure(options: &Options, items: &[Item]) -> Result<()> {
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
     }
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-    let stage = Stage { bench: &bench, origin: &origin, interrupted, bar };
+    let stage = Stage { bench: &bench, interrupted, pki: OnceCell::new(), bar };
     let findings = Findings::gather(&stage, &systems, items);
     print!("{}", table::text(&findings.machine, &findings.results));
     for failure in &findings.failures {
@@ -168,14 +169,14 @@ fn main() -> Result<()> {
         Command::All { quick } => measure(&cli.options, &usual(*quick, cli.options.rounds)),
         Command::Origin { listen } => {
             raise_descriptors();
-            let mut origin = Origin::start(*listen, &bench(&cli.options)?.load_cores)?;
+            let mut origin = Origin::start(*listen, &bench(&cli.options)?.place(None).load, None)?;
             println!("origin on {}", origin.address);
             origin.wait();
             Ok(())
         }
-        Command::Pump { kind, listen, upstream } => {
+        Command::Pump { kind, listen, upstream, threads } => {
             raise_descriptors();
-            pump::run(*kind, *listen, *upstream)
+            pump::run(*kind, *listen, *upstream, *threads)
         }
         Command::Report { file, html } => {
             let page = report::html(&Findings::load(file)?);

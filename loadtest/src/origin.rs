@@ -2,8 +2,8 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -13,10 +13,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fd::OwnedFd;
+use rustls::ServerConfig;
 
 use crate::frame::{TERMINAL, Template};
 use crate::schedule::Schedule;
 use crate::shape::{Failure, Shape};
+use crate::transport::Transport;
 use crate::{clock, cores};
 
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
@@ -27,10 +31,11 @@ const UNAVAILABLE: &[u8] =
 /// Bytes built before they are sent.
 const BATCH: usize = 64 << 10;
 const LISTENER: u64 = u64::MAX;
+const BELL: u64 = u64::MAX - 1;
 const REQUEST_MAX: usize = 1 << 20;
 
 /// What the origin's threads and the run share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Shared {
     /// Frames sent.
     pub frames: AtomicU64,
@@ -39,6 +44,8 @@ pub struct Shared {
     /// Streams that are to have ended: those begun before this time get their terminal frame.
     finish_before: AtomicU64,
     stop: AtomicBool,
+    /// For each thread: the streams whose reader has had all that was sent, and a bell.
+    read: Vec<(Mutex<Vec<u32>>, OwnedFd)>,
     gone: Mutex<Vec<(u32, u64)>>,
     late: Mutex<Option<Histogram<u64>>>,
     threads: Mutex<Vec<i32>>,
@@ -49,6 +56,34 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
+    fn new(threads: usize) -> Result<Self> {
+        let bell = |_| Ok((Mutex::default(), eventfd(0, EventfdFlags::NONBLOCK)?));
+        Ok(Self {
+            frames: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            finish_before: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            read: (0..threads).map(bell).collect::<Result<_>>()?,
+            gone: Mutex::default(),
+            late: Mutex::default(),
+            threads: Mutex::default(),
+        })
+    }
+
+    /// Tells of frames that were read, by their streams: what limits those with `outstanding`.
+    /// Past the network, so that it costs the system under test nothing.
+    pub fn tell_read(&self, streams: &[u32]) {
+        for (queue, bell) in &self.read {
+            let mut queue = locked(queue);
+            let silent = queue.is_empty();
+            queue.extend_from_slice(streams);
+            drop(queue);
+            if silent {
+                let _ = rustix::io::write(bell, &1u64.to_ne_bytes());
+            }
+        }
+    }
+
     /// Ends all present streams properly, each at its next frame's time.
     pub fn finish_streams(&self) {
         self.finish_before.store(clock::now(), Relaxed);
@@ -82,8 +117,13 @@ pub struct Origin {
 
 impl Origin {
     /// Starts one thread for each of `cores` (an empty list: one, unpinned).
-    pub fn start(address: SocketAddr, cores: &[usize]) -> Result<Self> {
-        let shared = Arc::new(Shared::default());
+    /// They speak TLS where there is a `tls`.
+    pub fn start(
+        address: SocketAddr,
+        cores: &[usize],
+        tls: Option<&Arc<ServerConfig>>,
+    ) -> Result<Self> {
+        let shared = Arc::new(Shared::new(cores.len().max(1))?);
         let first = listen(address)?;
         let address = first.local_addr().context("origin's address")?;
         let mut listeners = vec![first];
@@ -92,10 +132,11 @@ impl Origin {
         }
         let spawn = |(at, listener): (usize, TcpListener)| {
             let (shared, core) = (Arc::clone(&shared), cores.get(at).copied());
+            let tls = tls.cloned();
             std::thread::spawn(move || {
                 cores::pin_thread(core);
                 locked(&shared.threads).push(rustix::thread::gettid().as_raw_nonzero().get());
-                if let Err(error) = Loop::new(listener, shared).and_then(Loop::run) {
+                if let Err(error) = Loop::new(listener, shared, at, tls).and_then(Loop::run) {
                     eprintln!("origin: {error}");
                 }
             })
@@ -137,10 +178,12 @@ struct Streaming {
     template: Rc<Template>,
     asked: u64,
     next: u32,
+    /// Frames that the client has read, where it matters.
+    read: u32,
 }
 
 struct Conn {
-    socket: TcpStream,
+    transport: Transport,
     request: Vec<u8>,
     stream: Option<Streaming>,
     /// Built and not yet taken by the socket.
@@ -151,9 +194,14 @@ struct Conn {
 }
 
 struct Loop {
-    epoll: rustix::fd::OwnedFd,
+    epoll: OwnedFd,
     listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
     shared: Arc<Shared>,
+    /// Which of the threads this is.
+    number: usize,
+    /// Where the streams are whose frames are counted as they are read.
+    counted: HashMap<u32, usize>,
     conns: Vec<Option<Conn>>,
     free: Vec<usize>,
     timers: BinaryHeap<Reverse<(u64, usize, u32)>>,
@@ -165,13 +213,22 @@ struct Loop {
 }
 
 impl Loop {
-    fn new(listener: TcpListener, shared: Arc<Shared>) -> Result<Self> {
+    fn new(
+        listener: TcpListener,
+        shared: Arc<Shared>,
+        number: usize,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
+        epoll::add(&epoll, &shared.read[number].1, EventData::new_u64(BELL), EventFlags::IN)?;
         Ok(Self {
             epoll,
             listener,
+            tls,
             shared,
+            number,
+            counted: HashMap::new(),
             conns: Vec::new(),
             free: Vec::new(),
             timers: BinaryHeap::new(),
@@ -199,6 +256,7 @@ impl Loop {
             for event in &events {
                 match event.data.u64() {
                     LISTENER => self.accept(),
+                    BELL => self.go_on(),
                     at => self.ready(at as usize, event.flags, &mut input),
                 }
             }
@@ -218,6 +276,23 @@ impl Loop {
             self.timers.pop();
             let live = self.conns[at].as_ref().is_some_and(|conn| conn.serial == serial);
             if live {
+                self.advance(at);
+            }
+        }
+    }
+
+    /// Sends the next frames of streams whose last ones have been read.
+    fn go_on(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let (queue, bell) = &shared.read[self.number];
+        let _ = rustix::io::read(bell, &mut [0; 8]);
+        let streams = std::mem::take(&mut *locked(queue));
+        for id in streams {
+            let Some(at) = self.counted.get(&id).copied() else { continue };
+            let conn = self.conns.get_mut(at).and_then(Option::as_mut);
+            let stream = conn.and_then(|conn| conn.stream.as_mut());
+            if let Some(stream) = stream.filter(|stream| stream.shape.id == id) {
+                stream.read += 1;
                 self.advance(at);
             }
         }
@@ -255,9 +330,12 @@ impl Loop {
             if socket.set_nonblocking(true).is_err() || socket.set_nodelay(true).is_err() {
                 continue;
             }
+            let Ok(transport) = Transport::server(socket, self.tls.as_ref()) else { continue };
             let at = self.free.pop().unwrap_or(self.conns.len());
             let interest = EventFlags::IN | EventFlags::RDHUP;
-            if epoll::add(&self.epoll, &socket, EventData::new_u64(at as u64), interest).is_err() {
+            if epoll::add(&self.epoll, transport.socket(), EventData::new_u64(at as u64), interest)
+                .is_err()
+            {
                 self.free.push(at);
                 continue;
             }
@@ -266,7 +344,7 @@ impl Loop {
             }
             self.serial = self.serial.wrapping_add(1);
             self.conns[at] = Some(Conn {
-                socket,
+                transport,
                 request: Vec::new(),
                 stream: None,
                 left: Vec::new(),
@@ -280,7 +358,7 @@ impl Loop {
         let Some(conn) = self.conns[at].as_mut() else { return };
         if flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::ERR | EventFlags::HUP)
         {
-            match conn.socket.read(input) {
+            match conn.transport.read(input, usize::MAX) {
                 Ok(0) => return self.close(at),
                 Ok(count) => {
                     conn.request.extend_from_slice(&input[..count]);
@@ -301,6 +379,7 @@ impl Loop {
     fn close(&mut self, at: usize) {
         if let Some(conn) = self.conns[at].take() {
             if let Some(stream) = conn.stream {
+                self.counted.remove(&stream.shape.id);
                 locked(&self.shared.gone).push((stream.shape.id, clock::now()));
             }
             self.free.push(at);
@@ -333,7 +412,10 @@ impl Loop {
         let template = self.template(shape.size);
         let waits = schedule.due(0) > asked || shape.hold;
         let Some(conn) = self.conns[at].as_mut() else { return };
-        conn.stream = Some(Streaming { shape, schedule, template, asked, next: 0 });
+        if shape.outstanding > 0 {
+            self.counted.insert(shape.id, at);
+        }
+        conn.stream = Some(Streaming { shape, schedule, template, asked, next: 0, read: 0 });
         conn.left.extend_from_slice(HEAD);
         if waits && !self.flush(at) {
             return;
@@ -372,8 +454,7 @@ impl Loop {
             out.clear();
             let from = stream.next;
             let told = stream.asked <= before;
-            while !stream.over(told) && stream.schedule.due(stream.next) <= now && out.len() < BATCH
-            {
+            while !stream.over(told) && stream.is_due(now) && out.len() < BATCH {
                 let due = stream.schedule.due(stream.next);
                 if stream.shape.rate > 0.0 {
                     let _ = self.late.record(now.saturating_sub(due));
@@ -386,6 +467,9 @@ impl Loop {
             let over = stream.over(told);
             let ends = over && (told || !stream.shape.hold);
             if ends {
+                if stream.shape.outstanding > 0 {
+                    self.counted.remove(&stream.shape.id);
+                }
                 let _ = write!(out, "{:x}\r\n", TERMINAL.len());
                 out.extend_from_slice(TERMINAL);
                 out.extend_from_slice(b"\r\n0\r\n\r\n");
@@ -411,7 +495,7 @@ impl Loop {
     /// Whether more is due at once.
     fn again(&self, at: usize, now: u64) -> bool {
         let stream = self.conns[at].as_ref().and_then(|conn| conn.stream.as_ref());
-        stream.is_some_and(|stream| stream.schedule.due(stream.next) <= now)
+        stream.is_some_and(|stream| stream.is_due(now))
     }
 
     fn rearm(&mut self, at: usize, now: u64) {
@@ -431,13 +515,13 @@ impl Loop {
             self.close(at);
             return false;
         }
-        let full = !conn.left.is_empty();
+        let full = !conn.left.is_empty() || conn.transport.is_blocked();
         if full != conn.blocked {
             conn.blocked = full;
             let mut interest = EventFlags::IN | EventFlags::RDHUP;
             interest.set(EventFlags::OUT, full);
             let token = EventData::new_u64(at as u64);
-            if epoll::modify(&self.epoll, &conn.socket, token, interest).is_err() {
+            if epoll::modify(&self.epoll, conn.transport.socket(), token, interest).is_err() {
                 self.close(at);
                 return false;
             }
@@ -447,6 +531,12 @@ impl Loop {
 }
 
 impl Streaming {
+    fn is_due(&self, now: u64) -> bool {
+        let outstanding = self.shape.outstanding;
+        let may = outstanding == 0 || self.next.saturating_sub(self.read) < outstanding;
+        may && self.schedule.due(self.next) <= now
+    }
+
     fn over(&self, told: bool) -> bool {
         told && (self.shape.frames == 0 || self.shape.hold)
             || self.shape.frames != 0 && self.next >= self.shape.frames
@@ -455,8 +545,11 @@ impl Streaming {
 
 /// Sends what the socket takes; the rest is kept.
 fn send(conn: &mut Conn, mut bytes: &[u8]) -> io::Result<()> {
+    if conn.transport.is_blocked() {
+        conn.transport.flush()?;
+    }
     while !bytes.is_empty() {
-        match conn.socket.write(bytes) {
+        match conn.transport.write(bytes) {
             Ok(count) => bytes = &bytes[count..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 conn.left.extend_from_slice(bytes);

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::client::Hist;
 use crate::sample::{CoreShare, Cpu, Kernel};
 use crate::systems::System;
+use crate::tls::Tls;
 
 /// Quantiles of a latency in milliseconds, and its curve for plots.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -66,6 +67,7 @@ pub struct Memory {
 
 /// What one run found.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RunResult {
     /// The scenario and its numbers.
     pub scenario: String,
@@ -107,6 +109,12 @@ pub struct RunResult {
     pub ramp_seconds: f64,
     /// Request to end.
     pub whole: Option<Latency>,
+    /// Opening a connection to the end of its TLS handshake.
+    pub handshake: Option<Latency>,
+    /// TLS handshakes of the whole run that began a session.
+    pub full_handshakes: u64,
+    /// Those that resumed one.
+    pub resumed_handshakes: u64,
     /// Leaving to the upstream seeing it.
     pub disconnect: Option<Latency>,
     /// Streams left, and how many of these the upstream saw.
@@ -117,6 +125,14 @@ pub struct RunResult {
     pub origin_late: Option<Latency>,
     /// Before any connection, in the window, after all are gone.
     pub memory: Vec<Memory>,
+    /// Where https was spoken.
+    pub tls: Tls,
+    /// The system's workers.
+    pub workers: usize,
+    /// What was measured just before to judge this by: the same through one worker, or the same
+    /// streams at saturation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<Box<Self>>,
     /// Frames a second the system took as fast as it could, measured just before an overload.
     pub capacity: Option<f64>,
     /// Frames a second that were due.
@@ -136,10 +152,22 @@ pub struct RunResult {
 }
 
 impl RunResult {
+    /// The same without curves.
+    pub fn brief(mut self) -> Self {
+        let latencies = [&mut self.latency, &mut self.disconnect];
+        latencies.into_iter().flatten().for_each(|latency| latency.curve.clear());
+        self
+    }
+
     /// CPU per frame in microseconds.
     pub fn cpu_per_frame(&self) -> Option<f64> {
         (self.frames > 0 && self.cpu.total() > 0.0)
             .then(|| self.cpu.total() / self.frames as f64 / 1e3)
+    }
+
+    /// The system's CPU time in the window, as a share of one core.
+    pub fn own_share(&self) -> f64 {
+        self.cpu.total() / 1e9 / self.seconds.max(1e-9)
     }
 
     /// Frames a second.
@@ -173,7 +201,7 @@ impl RunResult {
 
     /// How many faults.
     pub fn fault_count(&self) -> u64 {
-        self.faults.values().sum()
+        self.faults.values().sum::<u64>() + self.base.as_ref().map_or(0, |base| base.fault_count())
     }
 }
 

@@ -1,12 +1,15 @@
 //! One run: one scenario through one system, measured.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
+use rustls::ClientConfig;
 
 use crate::client::{Client, Group, GroupStats, Hist};
 use crate::clock;
@@ -15,7 +18,8 @@ use crate::origin::Origin;
 use crate::result::{Latency, Memory, RunResult};
 use crate::sample::{self, Cores, CpuSample};
 use crate::shape::Failure;
-use crate::systems::{Bench, Running, System};
+use crate::systems::{Bench, Place, Running, Start, System};
+use crate::tls::{Pki, Tls};
 
 /// A span of the run that is measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,8 +55,28 @@ pub struct Spec {
     pub window: Window,
     /// Read memory as well (before, in the window, after).
     pub memory: bool,
-    /// Measure first what the system takes as fast as it can, then offer so many times that.
-    pub overload: Option<f64>,
+    /// What is measured just before, to judge by.
+    pub before: Before,
+    /// The system's workers; else one, or as many as it has cores of its own choosing.
+    pub workers: Option<usize>,
+    /// Where https is spoken.
+    pub tls: Tls,
+    /// Clients resume TLS sessions where the system lets them.
+    pub resumes: bool,
+}
+
+/// What a run measures first, with the same system in the same round.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Before {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// What it takes as fast as it can; then so many times that is offered.
+    Capacity(f64),
+    /// The same load through one worker.
+    OneWorker,
+    /// The same streams, the next frame of each sent as soon as its last one has been read.
+    Saturation,
 }
 
 /// What is sampled at both ends of the window.
@@ -69,10 +93,10 @@ struct Mark {
 pub struct Stage<'a> {
     /// Programs and cores.
     pub bench: &'a Bench,
-    /// The upstream.
-    pub origin: &'a Origin,
     /// Set by Ctrl-C.
     pub interrupted: Arc<AtomicBool>,
+    /// Certificates, made once they are needed.
+    pub pki: OnceCell<Pki>,
     /// Shown while it runs.
     pub bar: ProgressBar,
 }
@@ -80,24 +104,79 @@ pub struct Stage<'a> {
 impl Stage<'_> {
     /// Starts `system`, runs `spec` through it and stops it.
     pub fn run(&self, system: System, spec: &Spec, round: usize) -> Result<RunResult> {
-        let mut running = self.bench.start(system, self.origin.address, spec.memory)?;
-        self.warm(&running)?;
-        let result = self.measure(&running, spec, round);
+        let place = self.bench.place(spec.workers);
+        if spec.before != Before::OneWorker {
+            return self.through(system, spec, round, &place);
+        }
+        // On the same cores, the load where it is in the run with all workers: what the caches
+        // lose to it is then no difference between the two.
+        let one = self.through(system, spec, round, &place.with_one())?;
+        let mut all = self.through(system, spec, round, &place)?;
+        all.base = Some(Box::new(one.brief()));
+        Ok(all)
+    }
+
+    fn through(
+        &self,
+        system: System,
+        spec: &Spec,
+        round: usize,
+        place: &Place,
+    ) -> Result<RunResult> {
+        let pki = self.pki(spec.tls)?;
+        let server = pki.filter(|_| spec.tls.has_upstream()).map(|pki| &pki.server);
+        let origin = Origin::start(SocketAddr::from(([127, 0, 0, 1], 0)), &place.load, server)?;
+        let start =
+            Start { upstream: origin.address, place, tls: spec.tls, pki, admin: spec.memory };
+        let mut running = self.bench.start(system, &start)?;
+        let tls = pki.filter(|_| spec.tls.has_clients()).map(|pki| pki.client(spec.resumes));
+        let run = Run { stage: self, origin: &origin, place, tls };
+        run.warm(&running)?;
+        let result = run.measure(&running, spec, round);
         if running.has_died() && system != System::Direct {
             bail!("{system} died: {}", running.log());
         }
         result
     }
 
+    fn pki(&self, tls: Tls) -> Result<Option<&Pki>> {
+        if tls == Tls::Off {
+            return Ok(None);
+        }
+        if self.pki.get().is_none() {
+            let _ = self.pki.set(Pki::new()?);
+        }
+        Ok(self.pki.get())
+    }
+
     fn is_interrupted(&self) -> bool {
         self.interrupted.load(Relaxed)
+    }
+}
+
+/// One system with its upstream and its load.
+struct Run<'a> {
+    stage: &'a Stage<'a>,
+    origin: &'a Origin,
+    place: &'a Place,
+    /// The clients', where they speak https.
+    tls: Option<&'a Arc<ClientConfig>>,
+}
+
+impl Run<'_> {
+    fn is_interrupted(&self) -> bool {
+        self.stage.is_interrupted()
+    }
+
+    fn client(&self, running: &Running, groups: &[Group]) -> Client {
+        Client::start(running.address, groups, &self.place.load, &self.origin.shared, self.tls)
     }
 
     /// A few exchanges before anything is measured: lazily built parts are not the load's.
     fn warm(&self, running: &Running) -> Result<()> {
         let shape = crate::shape::Shape { frames: 5, rate: 0.0, ..Default::default() };
         let group = Group { lenient: running.system.lenient(), ..Group::new("warm", 4, shape) };
-        let client = Client::start(running.address, &[group], &self.bench.load_cores);
+        let client = self.client(running, &[group]);
         let deadline = clock::now() + 30_000_000_000;
         while !client.is_done() && clock::now() < deadline && !self.is_interrupted() {
             std::thread::sleep(Duration::from_millis(5));
@@ -117,8 +196,18 @@ impl Stage<'_> {
         let pids = running.pids();
         let mut groups = spec.groups.clone();
         groups.iter_mut().for_each(|group| group.lenient = running.system.lenient());
-        let capacity = spec.overload.map(|_| self.capacity(running, &groups)).transpose()?;
-        let offered = capacity.zip(spec.overload).map(|(capacity, times)| capacity * times);
+        let (mut capacity, mut offered, mut base) = (None, None, None);
+        match spec.before {
+            Before::Capacity(times) => {
+                let most = self.capacity(running, spec, &groups)?.frame_rate();
+                (capacity, offered) = (Some(most), Some(most * times));
+            }
+            Before::Saturation => {
+                base = Some(Box::new(self.capacity(running, spec, &groups)?.brief()));
+                self.pause(200); // for its connections to be gone
+            }
+            Before::Nothing | Before::OneWorker => {}
+        }
         if let Some(offered) = offered {
             let streams: usize = groups.iter().map(|group| group.connections).sum();
             let rate = offered / streams.max(1) as f64;
@@ -132,26 +221,19 @@ impl Stage<'_> {
         self.origin.shared.take_gone();
         let start_at = self.set_start(spec, &mut groups);
         let begun = clock::now();
-        let client = Client::start(running.address, &groups, &self.bench.load_cores);
+        let client = self.client(running, &groups);
         let mut notes = Vec::new();
         if !matches!(spec.window, Window::Count { .. }) {
             self.await_live(&client, spec, &mut notes);
         }
         let ramp_seconds = (clock::now() - begun) as f64 / 1e9;
         self.origin.shared.take_late();
-        let (from, to) = match spec.window {
-            Window::For(length) => self.steady_window(&client, &pids, spec.settle, length),
-            Window::Burst { limit } => self.burst_window(&client, &pids, start_at, limit),
-            Window::Count { least, limit } => {
-                self.count_window(&client, &pids, &groups, (least, limit))
-            }
-        };
+        let (from, to) = self.window(&client, &pids, spec, &groups, start_at);
         self.remember(spec, &pids, &mut memory);
         let late = self.origin.shared.take_late().map(Hist);
         let stats = self.wind_up(client, spec);
         if spec.memory {
-            // What goes back does so within seconds, not at once.
-            self.pause(6000);
+            self.await_release(&pids);
             self.remember(spec, &pids, &mut memory);
         }
         let mut result = RunResult {
@@ -162,6 +244,9 @@ impl Stage<'_> {
             memory,
             notes,
             ramp_seconds,
+            workers: self.place.workers,
+            tls: spec.tls,
+            base,
             capacity,
             offered,
             listed: running.listed_streams(),
@@ -169,29 +254,68 @@ impl Stage<'_> {
             ..RunResult::default()
         };
         self.fill(&mut result, &from, &to, spec, &groups, &stats);
+        if let Some(base) = &result.base {
+            result.notes.extend(base.notes.iter().map(|note| format!("at saturation, {note}")));
+        }
         Ok(result)
     }
 
-    /// Frames a second through `running` with the same streams as fast as they go.
-    fn capacity(&self, running: &Running, groups: &[Group]) -> Result<f64> {
+    fn window(
+        &self,
+        client: &Client,
+        pids: &[u32],
+        spec: &Spec,
+        groups: &[Group],
+        start_at: u64,
+    ) -> (Mark, Mark) {
+        match spec.window {
+            Window::For(length) => self.steady_window(client, pids, spec.settle, length),
+            Window::Burst { limit } => self.burst_window(client, pids, start_at, limit),
+            Window::Count { least, limit } => {
+                self.count_window(client, pids, groups, (least, limit))
+            }
+        }
+    }
+
+    /// The same streams through `running` as fast as they go.
+    fn capacity(&self, running: &Running, spec: &Spec, groups: &[Group]) -> Result<RunResult> {
         let mut groups = groups.to_vec();
-        groups.iter_mut().for_each(|group| group.shape.rate = 0.0);
+        let saturated = spec.before == Before::Saturation;
+        for group in &mut groups {
+            group.shape.rate = 0.0;
+            group.shape.outstanding = u32::from(saturated);
+        }
         let spec = Spec {
-            name: "capacity",
-            label: "capacity".into(),
+            label: if saturated { "saturation" } else { "capacity" }.into(),
             groups,
             settle: Duration::from_millis(300),
             window: Window::For(Duration::from_secs(1)),
             memory: false,
-            overload: None,
+            before: Before::Nothing,
+            ..spec.clone()
         };
         let result = self.measure(running, &spec, 0)?;
         anyhow::ensure!(result.frames > 0, "no frame came through");
-        Ok(result.frame_rate())
+        Ok(result)
     }
 
     fn pause(&self, millis: u64) {
         clock::sleep_until(clock::now() + millis * 1_000_000, &|| self.is_interrupted());
+    }
+
+    /// What goes back does so within seconds, not at once: until no memory has been given back
+    /// for three seconds, six at most.
+    fn await_release(&self, pids: &[u32]) {
+        let (mut least, mut quiet) = (f64::INFINITY, 0);
+        for _ in 0..12 {
+            let now = sample::pss(pids);
+            quiet = if now < least * 0.98 { 0 } else { quiet + 1 };
+            least = least.min(now);
+            if quiet > 6 || pids.is_empty() {
+                return;
+            }
+            self.pause(500);
+        }
     }
 
     fn remember(&self, spec: &Spec, pids: &[u32], memory: &mut Vec<Memory>) {
@@ -222,10 +346,10 @@ impl Stage<'_> {
         let ramp = spec.groups.iter().map(|group| group.ramp).max().unwrap_or_default();
         let limit = ramp + Duration::from_secs(15);
         let deadline = clock::now() + u64::try_from(limit.as_nanos()).unwrap_or(0);
-        self.bar.set_length(all);
+        self.stage.bar.set_length(all);
         loop {
             let live = client.control.live.load(Relaxed);
-            self.bar.set_position(live);
+            self.stage.bar.set_position(live);
             if live >= all || client.is_done() || self.is_interrupted() {
                 return;
             }
@@ -260,9 +384,9 @@ impl Stage<'_> {
         let from = self.mark(client, pids);
         let end = from.time + nanos(length);
         client.control.set_window(from.time, end);
-        self.bar.set_length(length.as_millis() as u64);
+        self.stage.bar.set_length(length.as_millis() as u64);
         let shown = || {
-            self.bar.set_position(clock::now().saturating_sub(from.time) / 1_000_000);
+            self.stage.bar.set_position(clock::now().saturating_sub(from.time) / 1_000_000);
             self.is_interrupted()
         };
         if !clock::sleep_until(end, &shown) {
@@ -302,10 +426,10 @@ impl Stage<'_> {
         let all: u64 = groups.iter().filter_map(|group| group.limit).sum();
         let after = |time: Duration| from.time + u64::try_from(time.as_nanos()).unwrap_or(0);
         let (soonest, deadline) = (after(least), after(limit));
-        self.bar.set_length(all);
+        self.stage.bar.set_length(all);
         loop {
             let done = client.control.limited.load(Relaxed);
-            self.bar.set_position(done);
+            self.stage.bar.set_position(done);
             let now = clock::now();
             if done >= all && now > soonest || now > deadline || self.is_interrupted() {
                 break;
@@ -359,15 +483,21 @@ impl Stage<'_> {
         result.cpu = to.sut.since(from.sut);
         result.client_cpu = to.client - from.client;
         result.origin_cpu = to.origin - from.origin;
-        result.load_cores = to.cores.since(&from.cores, &self.bench.load_cores);
-        result.sut_cores = to.cores.since(&from.cores, &self.bench.sut_cores);
+        result.load_cores = to.cores.since(&from.cores, &self.place.load);
+        result.sut_cores = to.cores.since(&from.cores, &self.place.sut);
         // The first group's latencies: in a mixture it is the one that has any meaning.
         let first = stats.first().cloned().unwrap_or_default();
         result.latency = Latency::of(&first.latency);
         result.head = Latency::brief(&sum.head);
         result.ramp_head = Latency::brief(&sum.ramp_head);
-        result.fairness = spec.overload.and_then(|_| fairness(&sum.each));
+        result.fairness = match spec.before {
+            Before::Capacity(_) => fairness(&sum.each),
+            _ => None,
+        };
         result.whole = Latency::brief(&sum.whole);
+        result.handshake = Latency::brief(&sum.handshake);
+        result.full_handshakes = sum.full;
+        result.resumed_handshakes = sum.resumed;
         result.statuses = sum.statuses;
         result.faults = sum.faults.iter().map(|(fault, n)| (fault.to_string(), *n)).collect();
         if spec.groups.iter().any(|group| group.shape.failure != Failure::None) {
@@ -375,16 +505,30 @@ impl Stage<'_> {
             result.faults.remove(&Fault::Unanswered.to_string());
         }
         self.disconnects(result, &sum.left);
+        self.say_what_was_full(result);
+    }
+
+    /// Notes what kept the figures from being the system's alone.
+    fn say_what_was_full(&self, result: &mut RunResult) {
         // Not the kernel's ticks, which are too coarse for a burst.
-        let load = (result.client_cpu + result.origin_cpu) / 1e9 / result.seconds.max(1e-9);
-        let cores = self.bench.load_cores.len().max(1) as f64;
+        let seconds = result.seconds.max(1e-9);
+        let load = (result.client_cpu + result.origin_cpu) / 1e9 / seconds;
+        let load = load / self.place.load.len().max(1) as f64;
+        let own = result.own_share() / self.place.sut.len().max(1) as f64;
         let full = result.load_cores.busy > 0.97;
-        if load / cores > 0.88 || full && load / cores > 0.6 {
-            result
-                .notes
-                .push("generator and origin were the bottleneck: their core was full".into());
+        let mut note = |text: &str| result.notes.push(text.into());
+        if self.place.is_shared() {
+            return note("generator and origin had no core of their own: judge by CPU per frame");
+        }
+        if own > 0.93 {
+            // What it did was all it could.
+        } else if load > 0.88 || full && load > 0.6 {
+            note("generator and origin were the bottleneck: their core was full");
         } else if full {
-            result.notes.push("other processes kept the load's core busy".into());
+            note("other processes kept the load's core busy");
+        }
+        if result.sut_cores.busy > 0.97 && own > 0.0 && own < 0.85 {
+            note("other processes kept the system's core busy");
         }
     }
 

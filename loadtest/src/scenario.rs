@@ -5,8 +5,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use crate::client::{Group, Reading};
-use crate::run::{Spec, Window};
+use crate::run::{Before, Spec, Window};
 use crate::shape::{Failure, Shape};
+use crate::tls::Tls;
 
 /// Numbers that scenarios share; each has defaults of its own for what is not given.
 #[derive(Clone, Debug, Default, Args)]
@@ -26,6 +27,12 @@ pub struct Numbers {
     /// Seconds measured
     #[arg(long, global = true)]
     pub seconds: Option<f64>,
+    /// Workers or threads of the system, and cores for it where the machine has them [default: 1]
+    #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub workers: Option<u16>,
+    /// Where https is spoken [default: off; clients in `handshake`]
+    #[arg(long, global = true, value_enum)]
+    pub tls: Option<Tls>,
 }
 
 /// What is done.
@@ -33,12 +40,18 @@ pub struct Numbers {
 pub enum Scenario {
     /// Streams of a fixed rate: CPU per frame and latency
     Steady,
+    /// Steady streams through one worker, then through two (or --workers): CPU per frame of both
+    Workers,
+    /// Streams that never wait for their next frame: frames a second; then latency at a high rate
+    Saturation,
     /// Streams as fast as they go: frames a second
     Burst,
     /// Short responses one after another on kept connections: requests a second
     Churn,
     /// The same with a new connection for each request
     ChurnNew,
+    /// Full TLS handshakes of clients, each with one short response: handshakes a second
+    Handshake,
     /// Streams that are silent: memory of each
     Idle,
     /// Fast streams to readers of a byte a second: memory of each
@@ -58,11 +71,14 @@ pub enum Scenario {
 }
 
 /// All scenarios of a suite.
-pub const ALL: [Scenario; 12] = [
+pub const ALL: [Scenario; 15] = [
     Scenario::Steady,
+    Scenario::Workers,
+    Scenario::Saturation,
     Scenario::Burst,
     Scenario::Churn,
     Scenario::ChurnNew,
+    Scenario::Handshake,
     Scenario::Idle,
     Scenario::Slow,
     Scenario::Disconnect,
@@ -96,9 +112,12 @@ impl Scenario {
     pub fn name(self) -> &'static str {
         match self {
             Self::Steady => "steady",
+            Self::Workers => "workers",
+            Self::Saturation => "saturation",
             Self::Burst => "burst",
             Self::Churn => "churn",
             Self::ChurnNew => "churn-new",
+            Self::Handshake => "handshake",
             Self::Idle => "idle",
             Self::Slow => "slow",
             Self::Disconnect => "disconnect",
@@ -112,6 +131,26 @@ impl Scenario {
 
     /// The scenario with `numbers` where given.
     pub fn spec(self, numbers: &Numbers) -> Spec {
+        let mut spec = self.load(numbers);
+        let handshake = self == Self::Handshake;
+        let usual = if handshake { Tls::Clients } else { Tls::Off };
+        spec.tls = numbers.tls.unwrap_or(usual);
+        spec.resumes = !handshake;
+        spec.label += spec.tls.label();
+        if self == Self::Workers {
+            let workers = numbers.workers.unwrap_or(2);
+            spec.label += &format!(", 1 and {workers} workers");
+            return Spec { before: Before::OneWorker, workers: Some(workers.into()), ..spec };
+        }
+        if let Some(workers) = numbers.workers {
+            let more = if workers > 1 { "s" } else { "" };
+            spec.label += &format!(", {workers} worker{more}");
+            spec.workers = Some(workers.into());
+        }
+        spec
+    }
+
+    fn load(self, numbers: &Numbers) -> Spec {
         let streams = |usual| numbers.streams.unwrap_or(usual);
         let rate = |usual| numbers.rate.unwrap_or(usual);
         let frames = |usual| numbers.frames.unwrap_or(usual);
@@ -127,19 +166,29 @@ impl Scenario {
             settle: Duration::from_millis(700),
             window,
             memory: false,
-            overload: None,
+            before: Before::Nothing,
+            workers: None,
+            tls: Tls::Off,
+            resumes: true,
         };
         match self {
-            Self::Steady => {
+            Self::Steady | Self::Workers => {
                 let (count, rate) = (streams(1000), rate(20.0));
                 let group = ramped(count, Shape { rate, ..shape });
                 spec(format!("{count}×{rate}/s×{size}B"), vec![group], window(4.0))
+            }
+            Self::Saturation => {
+                let (count, rate) = (streams(1000), rate(30.0));
+                let group = ramped(count, Shape { rate, ..shape });
+                let label = format!("{count}×{size}B, then {rate}/s");
+                let spec = spec(label, vec![group], window(2.0));
+                Spec { before: Before::Saturation, ..spec }
             }
             Self::Overload => {
                 let count = streams(200);
                 let group = Group { cut: true, ..ramped(count, fast) };
                 let spec = spec(format!("{count}×{size}B at twice"), vec![group], window(3.0));
-                Spec { memory: true, overload: Some(2.0), ..spec }
+                Spec { memory: true, before: Before::Capacity(2.0), ..spec }
             }
             Self::Soak => Spec { memory: true, ..soak(numbers, shape, spec) },
             Self::Burst => {
@@ -149,9 +198,10 @@ impl Scenario {
                 let label = format!("{count}×{frames}×{size}B");
                 spec(label, vec![group], Window::Burst { limit })
             }
-            Self::Churn | Self::ChurnNew => {
-                let (count, frames) = (streams(64), frames(10));
-                let fresh = self == Self::ChurnNew;
+            Self::Churn | Self::ChurnNew | Self::Handshake => {
+                let least = if self == Self::Handshake { 1 } else { 10 };
+                let (count, frames) = (streams(64), frames(least));
+                let fresh = self != Self::Churn;
                 let shape = Shape { frames, ..fast };
                 let group = Group { again: true, fresh, ..ramped(count, shape) };
                 spec(format!("{count} at a time×{frames} frames"), vec![group], window(3.0))
@@ -263,10 +313,16 @@ mod tests {
             size: Some(500),
             frames: Some(9),
             seconds: Some(0.5),
+            workers: Some(3),
+            tls: Some(Tls::Both),
         };
         let steady = Scenario::Steady.spec(&numbers);
         let shape = &steady.groups[0].shape;
         assert_eq!((steady.groups[0].connections, shape.size), (7, 500));
+        assert_eq!((steady.workers, steady.before), (Some(3), Before::Nothing));
+        assert!(steady.label.ends_with("B, https both sides, 3 workers"), "{}", steady.label);
+        let workers = Scenario::Workers.spec(&Numbers::default());
+        assert_eq!((workers.workers, workers.before), (Some(2), Before::OneWorker));
         assert!((shape.rate - 3.0).abs() < f64::EPSILON);
         assert_eq!(steady.window, Window::For(Duration::from_millis(500)));
         assert_eq!(Scenario::Churn.spec(&numbers).groups[0].shape.frames, 9);

@@ -27,6 +27,8 @@ pub struct Shape {
     pub first_ms: u64,
     /// The first frame's time on the monotonic clock instead; 0 for none.
     pub at: u64,
+    /// Frames sent and not yet read by the client, at most; 0 for as many as the socket takes.
+    pub outstanding: u32,
     /// Stay silent after the last frame instead of ending.
     pub hold: bool,
     /// How many of a hundred requests are failed.
@@ -45,6 +47,7 @@ impl Default for Shape {
             size: 200,
             first_ms: 0,
             at: 0,
+            outstanding: 0,
             hold: false,
             fail_share: 0,
             failure: Failure::None,
@@ -61,6 +64,9 @@ impl fmt::Display for Shape {
         }
         if self.at > 0 {
             write!(out, "&at={}", self.at)?;
+        }
+        if self.outstanding > 0 {
+            write!(out, "&outstanding={}", self.outstanding)?;
         }
         if self.hold {
             write!(out, "&hold=1")?;
@@ -95,6 +101,7 @@ impl Shape {
             "size" => self.size = value.parse().ok()?,
             "first" => self.first_ms = value.parse().ok()?,
             "at" => self.at = value.parse().ok()?,
+            "outstanding" => self.outstanding = value.parse().ok()?,
             "hold" => self.hold = value == "1",
             "share" => self.fail_share = value.parse().ok()?,
             "id" => self.id = value.parse().ok()?,
@@ -123,6 +130,7 @@ mod tests {
             size: 300,
             first_ms: 7,
             at: 12,
+            outstanding: 1,
             hold: true,
             fail_share: 30,
             failure: Failure::Close,

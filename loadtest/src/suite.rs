@@ -14,6 +14,7 @@ use crate::result::RunResult;
 use crate::run::{Spec, Stage};
 use crate::scenario::{Numbers, Scenario};
 use crate::systems::System;
+use crate::tls::Tls;
 
 /// All that was found, as it is kept.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -35,7 +36,11 @@ pub enum Field {
     Relays,
     /// The relay, the proxies that come closest and the pump.
     Closest,
-    /// Loads that a gateway in Python can carry.
+    /// The same and Envoy.
+    Proxies,
+    /// What `Relays` leaves out.
+    Second,
+    /// Loads that a gateway in Python can carry: it, the relay and nginx.
     Light,
     /// Whoever is asked for.
     Given,
@@ -53,7 +58,11 @@ impl Field {
             Self::All => system != System::Litellm,
             Self::Relays => system != System::Litellm && !second,
             Self::Closest => closest,
-            Self::Light => closest || system == System::Litellm,
+            Self::Proxies => closest || system == System::Envoy,
+            Self::Second => second,
+            Self::Light => {
+                matches!(system, System::Millstream | System::Nginx | System::Litellm)
+            }
             Self::Given => true,
         }
     }
@@ -73,40 +82,54 @@ fn item(scenario: Scenario, rounds: usize, field: Field, numbers: Numbers) -> It
     Item { spec: scenario.spec(&numbers), rounds, field }
 }
 
-/// The usual suite: about ten minutes, or less than two if `quick`.
+/// The usual suite: about thirteen minutes, or less than two if `quick`.
 pub fn usual(quick: bool, rounds: Option<usize>) -> Vec<Item> {
     let n = |usual| rounds.unwrap_or(usual);
     let none = Numbers::default;
     let brief = |seconds| Numbers { seconds: Some(seconds), ..Numbers::default() };
     let with = |streams, seconds| Numbers { streams: Some(streams), ..brief(seconds) };
+    let https = |tls, numbers| Numbers { tls: Some(tls), ..numbers };
     if quick {
         return vec![
             item(Scenario::Steady, n(1), Field::All, brief(1.5)),
-            item(Scenario::Burst, n(1), Field::All, none()),
+            item(Scenario::Burst, n(1), Field::Relays, none()),
             item(Scenario::Churn, n(1), Field::Relays, brief(1.0)),
             item(Scenario::ChurnNew, n(1), Field::Relays, brief(1.0)),
-            item(Scenario::Idle, n(1), Field::Relays, with(2000, 0.2)),
+            item(Scenario::Idle, n(1), Field::Closest, with(2000, 0.2)),
             item(Scenario::Disconnect, n(1), Field::Closest, with(200, 1.5)),
+            item(Scenario::Steady, n(1), Field::Closest, https(Tls::Upstream, brief(1.0))),
+            item(Scenario::Handshake, n(1), Field::Closest, brief(0.7)),
         ];
     }
     let many = Numbers { rate: Some(4.0), ..with(5000, 2.5) };
+    // TLS is the load's to open as well, a core for both ends.
+    let few_frames = || Numbers { frames: Some(5000), ..Numbers::default() };
     let few = Numbers { rate: Some(10.0), ..with(20, 3.0) };
     vec![
-        item(Scenario::Steady, n(3), Field::All, brief(2.5)),
-        item(Scenario::Steady, n(3), Field::Relays, many),
-        item(Scenario::Burst, n(5), Field::All, none()),
+        item(Scenario::Steady, n(3), Field::Relays, brief(2.5)),
+        item(Scenario::Steady, n(1), Field::Second, brief(2.5)),
+        item(Scenario::Steady, n(3), Field::Closest, many),
+        item(Scenario::Workers, n(2), Field::Closest, brief(1.0)),
+        item(Scenario::Saturation, n(2), Field::Proxies, brief(1.0)),
+        item(Scenario::Burst, n(5), Field::Relays, none()),
         item(Scenario::Churn, n(3), Field::Relays, brief(1.5)),
         item(Scenario::ChurnNew, n(3), Field::Relays, brief(1.0)),
-        item(Scenario::Idle, n(1), Field::All, brief(0.5)),
-        item(Scenario::Slow, n(1), Field::Relays, brief(2.0)),
+        item(Scenario::Idle, n(1), Field::Relays, brief(0.5)),
+        item(Scenario::Slow, n(1), Field::Closest, brief(2.0)),
         item(Scenario::Disconnect, n(1), Field::Relays, brief(2.0)),
         item(Scenario::DisconnectSilent, n(1), Field::Relays, brief(2.0)),
-        item(Scenario::Mixed, n(1), Field::Relays, brief(2.0)),
-        item(Scenario::RetryStorm, n(1), Field::Relays, brief(1.5)),
-        item(Scenario::Overload, n(1), Field::Relays, brief(2.0)),
-        item(Scenario::Soak, n(1), Field::Closest, brief(10.0)),
+        item(Scenario::Mixed, n(1), Field::Proxies, brief(2.0)),
+        item(Scenario::RetryStorm, n(1), Field::Proxies, brief(1.5)),
+        item(Scenario::Overload, n(1), Field::Closest, brief(1.5)),
+        item(Scenario::Soak, n(1), Field::Closest, with(500, 6.0)),
+        item(Scenario::Steady, n(3), Field::Proxies, https(Tls::Upstream, brief(1.5))),
+        item(Scenario::Steady, n(2), Field::Proxies, https(Tls::Both, brief(1.5))),
+        item(Scenario::Burst, n(3), Field::Proxies, https(Tls::Upstream, few_frames())),
+        item(Scenario::Churn, n(1), Field::Proxies, https(Tls::Both, brief(1.0))),
+        item(Scenario::Handshake, n(2), Field::Proxies, brief(1.0)),
+        item(Scenario::Idle, n(1), Field::Proxies, https(Tls::Upstream, with(4000, 0.3))),
+        item(Scenario::Idle, n(1), Field::Proxies, https(Tls::Both, with(4000, 0.3))),
         item(Scenario::Steady, n(1), Field::Light, few),
-        item(Scenario::Churn, n(1), Field::Light, with(4, 2.0)),
         item(Scenario::Idle, n(1), Field::Light, with(100, 0.5)),
     ]
 }
@@ -115,7 +138,8 @@ impl Findings {
     /// Runs every item, round by round, through every system in turn; the order turns with the
     /// round, so that nobody is always first. Ctrl-C ends it early with what there is.
     pub fn gather(stage: &Stage<'_>, systems: &[System], items: &[Item]) -> Self {
-        let machine = Machine::describe(stage.bench, systems);
+        let mut machine = Machine::describe(stage.bench, systems);
+        machine.https = items.iter().any(|item| item.spec.tls != Tls::Off);
         let present: Vec<System> =
             systems.iter().copied().filter(|system| !machine.missing.contains(system)).collect();
         let mut findings = Self { machine, ..Self::default() };
@@ -124,8 +148,9 @@ impl Findings {
         }
         stage.bar.enable_steady_tick(Duration::from_millis(500));
         for item in items {
-            let present: Vec<System> =
-                present.iter().copied().filter(|system| item.field.holds(*system)).collect();
+            let present: Vec<System> = (present.iter().copied())
+                .filter(|system| item.field.holds(*system) && system.speaks(item.spec.tls))
+                .collect();
             for round in 0..item.rounds {
                 for turn in 0..present.len() {
                     let system = present[(turn + round) % present.len()];
@@ -206,7 +231,8 @@ mod tests {
         for item in usual(false, None).iter().chain(&usual(true, None)) {
             let streams: usize = item.spec.groups.iter().map(|group| group.connections).sum();
             assert!(!item.field.holds(System::Litellm) || streams <= 100, "{}", item.spec.label);
-            assert!(item.field.holds(System::Millstream) && item.rounds > 0);
+            let mine = item.field == Field::Second || item.field.holds(System::Millstream);
+            assert!(mine && item.rounds > 0, "{}", item.spec.label);
         }
     }
 }

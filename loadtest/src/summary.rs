@@ -47,6 +47,12 @@ fn a_request(result: &RunResult) -> Option<f64> {
     (requests > 0 && result.cpu.total() > 0.0).then(|| result.cpu.total() / requests as f64 / 1e3)
 }
 
+/// CPU of a handshake, the short response on it included.
+fn a_handshake(result: &RunResult) -> Option<f64> {
+    let count = result.handshake.as_ref().map_or(0, |latency| latency.count);
+    (count > 0 && result.cpu.total() > 0.0).then(|| result.cpu.total() / count as f64 / 1e3)
+}
+
 fn mib(result: &RunResult, at: usize) -> Option<f64> {
     result.memory.get(at).map(|memory| memory.pss / 1048576.0).filter(|mib| *mib > 0.0)
 }
@@ -59,12 +65,21 @@ fn share(part: u64, of: u64) -> Option<f64> {
     (of > 0).then(|| 100.0 * part as f64 / of as f64)
 }
 
+/// What came before, in the same round, as the measure of it.
+fn ratio_to_base(result: &RunResult, value: fn(&RunResult) -> Option<f64>) -> Option<f64> {
+    let before = value(result.base.as_deref()?)?;
+    value(result).map(|value| value / before)
+}
+
 const CPU: Metric = headline("CPU µs/frame", 2, RunResult::cpu_per_frame);
 const USER: Metric = metric("user", 2, user);
 const FRAMES: Metric = metric("frames/s", 0, |r| Some(r.frame_rate()));
 const P50: Metric = metric("p50 ms", 2, |r| r.latency.as_ref().map(|l| l.p50));
 const P99: Metric = metric("p99 ms", 2, |r| r.latency.as_ref().map(|l| l.p99));
 const P999: Metric = metric("p99.9 ms", 2, |r| r.latency.as_ref().map(|l| l.p999));
+const RESUMED: Metric = metric("resumed %", 0, |r| {
+    share(r.resumed_handshakes, r.resumed_handshakes + r.full_handshakes)
+});
 const BEFORE: Metric = metric("PSS MiB before", 1, |r| mib(r, 0));
 const WITH: Metric = metric("with", 1, |r| mib(r, 1));
 const AFTER: Metric = metric("after", 1, |r| mib(r, 2));
@@ -78,6 +93,29 @@ const STEADY: &[Metric] = &[
     P999,
     metric("ramp head p99 ms", 2, |r| r.ramp_head.as_ref().map(|l| l.p99)),
 ];
+const WORKERS: &[Metric] = &[
+    metric("CPU µs/frame of 1", 2, |r| r.base.as_ref().and_then(|one| one.cpu_per_frame())),
+    headline("of all", 2, RunResult::cpu_per_frame),
+    metric("×1 worker", 2, |r| ratio_to_base(r, RunResult::cpu_per_frame)),
+    metric("workers", 0, |r| Some(r.workers as f64)),
+    FRAMES,
+    metric("p50 ms of 1", 2, |r| r.base.as_ref()?.latency.as_ref().map(|l| l.p50)),
+    metric("of all", 2, |r| r.latency.as_ref().map(|l| l.p50)),
+    metric("p99 ms of 1", 2, |r| r.base.as_ref()?.latency.as_ref().map(|l| l.p99)),
+    metric("of all", 2, |r| r.latency.as_ref().map(|l| l.p99)),
+];
+const SATURATION: &[Metric] = &[
+    headline("saturated k frames/s", 1, |r| r.base.as_ref().map(|most| most.frame_rate() / 1e3)),
+    headline("CPU µs/frame", 2, |r| r.base.as_ref().and_then(|most| most.cpu_per_frame())),
+    metric("k/s a core", 1, |r| r.base.as_ref()?.cpu_per_frame().map(|micros| 1e3 / micros)),
+    metric("of a core %", 0, |r| r.base.as_ref().map(|most| 100.0 * most.own_share())),
+    metric("load core %", 0, |r| r.base.as_ref().map(|most| 100.0 * most.load_cores.busy)),
+    metric("then k/s", 1, |r| Some(r.frame_rate() / 1e3)),
+    metric("CPU µs/frame", 2, RunResult::cpu_per_frame),
+    P50,
+    P99,
+    P999,
+];
 const BURST: &[Metric] = &[
     headline("M frames/s", 2, |r| Some(r.frame_rate() / 1e6)),
     headline("CPU µs/frame", 3, RunResult::cpu_per_frame),
@@ -89,6 +127,23 @@ const CHURN: &[Metric] = &[
     headline("CPU µs/request", 1, a_request),
     metric("p50 ms", 2, |r| r.whole.as_ref().map(|l| l.p50)),
     metric("p99 ms", 2, |r| r.whole.as_ref().map(|l| l.p99)),
+];
+const CHURN_NEW_TLS: &[Metric] = &[
+    headline("requests/s", 0, |r| Some(r.request_rate())),
+    headline("CPU µs/request", 1, a_request),
+    metric("p50 ms", 2, |r| r.whole.as_ref().map(|l| l.p50)),
+    metric("p99 ms", 2, |r| r.whole.as_ref().map(|l| l.p99)),
+    RESUMED,
+];
+const HANDSHAKE: &[Metric] = &[
+    headline("handshakes/s", 0, |r| r.handshake.as_ref().map(|l| l.count as f64 / r.seconds)),
+    headline("CPU µs/handshake", 1, a_handshake),
+    metric("user", 1, |r| a_handshake(r).map(|all| all * r.cpu.user / r.cpu.total())),
+    metric("/s a core", 0, |r| a_handshake(r).map(|micros| 1e6 / micros)),
+    metric("of a core %", 0, |r| Some(100.0 * r.own_share())),
+    metric("p50 ms", 2, |r| r.handshake.as_ref().map(|l| l.p50)),
+    metric("p99 ms", 2, |r| r.handshake.as_ref().map(|l| l.p99)),
+    RESUMED,
 ];
 const RETRY: &[Metric] = &[
     metric("good/s", 0, |r| Some(r.request_rate())),
@@ -155,8 +210,13 @@ const SOAK: &[Metric] = &[
 pub fn metrics(scenario: &str) -> Vec<Metric> {
     let kind = scenario.split(' ').next().unwrap_or_default();
     let own = match kind {
+        "workers" => WORKERS,
+        "saturation" => SATURATION,
         "burst" => BURST,
-        "churn" | "churn-new" => CHURN,
+        "churn" => CHURN,
+        "churn-new" if scenario.contains("https") => CHURN_NEW_TLS,
+        "churn-new" => CHURN,
+        "handshake" => HANDSHAKE,
         "retry-storm" => RETRY,
         "idle" => MEMORY,
         "slow" => SLOW,

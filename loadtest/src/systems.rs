@@ -13,6 +13,7 @@ use clap::ValueEnum;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
+use crate::tls::{NAME, Pki, Tls};
 use crate::{cores, sample};
 
 /// What a load can be put through.
@@ -69,10 +70,56 @@ pub struct Bench {
     pub millstream_flags: Vec<String>,
     /// Looked into before PATH.
     pub tools: Vec<PathBuf>,
-    /// The cores of the system under test.
-    pub sut_cores: Vec<usize>,
-    /// The cores of origin and generator.
-    pub load_cores: Vec<usize>,
+    /// How many cores there are.
+    pub cores: usize,
+    /// The cores of the system under test, where they were chosen.
+    pub sut_cores: Option<Vec<usize>>,
+    /// The cores of origin and generator, where they were chosen.
+    pub load_cores: Option<Vec<usize>>,
+}
+
+/// Which cores are whose in a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The system's workers or threads.
+    pub workers: usize,
+    /// The system's cores; none to leave it to the kernel.
+    pub sut: Vec<usize>,
+    /// Those of origin and generator; none to leave it to the kernel.
+    pub load: Vec<usize>,
+}
+
+impl Place {
+    /// On a machine of `count` cores: the last `workers` (the cores chosen, else one) for the
+    /// system, the others, four at most, for the load. Where none is left, they share all.
+    fn new(
+        count: usize,
+        workers: Option<usize>,
+        sut: Option<&Vec<usize>>,
+        load: Option<&Vec<usize>>,
+    ) -> Self {
+        let workers = workers.or_else(|| sut.map(Vec::len)).unwrap_or(1).max(1);
+        let last = if count > 1 { count - workers.min(count)..count } else { 0..0 };
+        let sut = sut.cloned().unwrap_or_else(|| last.collect());
+        let mut others: Vec<usize> =
+            (0..count).filter(|core| !sut.is_empty() && !sut.contains(core)).take(4).collect();
+        if others.is_empty() {
+            others.clone_from(&sut);
+        }
+        Self { workers, load: load.cloned().unwrap_or(others), sut }
+    }
+
+    /// Whether the load runs on cores of the system's.
+    pub fn is_shared(&self) -> bool {
+        self.load.iter().any(|core| self.sut.contains(core))
+    }
+
+    /// The same load, the system with one worker on the last of its cores.
+    #[must_use]
+    pub fn with_one(&self) -> Self {
+        let sut = self.sut.last().copied().into_iter().collect();
+        Self { workers: 1, sut, load: self.load.clone() }
+    }
 }
 
 /// A running system.
@@ -89,6 +136,16 @@ pub struct Running {
 }
 
 impl System {
+    /// Whether it can take part where https is spoken as in `tls`. What passes TCP on as it comes
+    /// passes TLS on too, but only from end to end; LiteLLM is left to plain loads.
+    pub fn speaks(self, tls: Tls) -> bool {
+        match self {
+            Self::Direct | Self::PumpEpoll | Self::PumpUring => matches!(tls, Tls::Off | Tls::Both),
+            Self::Litellm => tls == Tls::Off,
+            _ => true,
+        }
+    }
+
     /// Whether frames come out written anew.
     pub fn lenient(self) -> bool {
         self == Self::Litellm
@@ -153,11 +210,16 @@ impl Bench {
         Some(line.split_once("version: ").map_or(line, |(_, version)| version).to_owned())
     }
 
-    /// Starts `system` in front of `upstream` and waits until it accepts; with the relay's
-    /// `admin` listener or without.
-    pub fn start(&self, system: System, upstream: SocketAddr, admin: bool) -> Result<Running> {
+    /// Where a run with `workers` (or as many as there are cores chosen, or one) takes place.
+    pub fn place(&self, workers: Option<usize>) -> Place {
+        Place::new(self.cores, workers, self.sut_cores.as_ref(), self.load_cores.as_ref())
+    }
+
+    /// Starts `system` and waits until it accepts.
+    pub fn start(&self, system: System, start: &Start<'_>) -> Result<Running> {
         if system == System::Direct {
-            return Ok(Running { system, address: upstream, admin: None, child: None, dir: None });
+            let address = start.upstream;
+            return Ok(Running { system, address, admin: None, child: None, dir: None });
         }
         let program = self.find(system).with_context(|| format!("{system} is not installed"))?;
         let address = free_port()?;
@@ -168,75 +230,130 @@ impl Bench {
         ));
         fs::create_dir_all(&dir).context("a directory for the run")?;
         let mut command = Command::new(program);
-        self.arguments(system, &mut command, address, upstream, &dir)?;
+        arguments(system, &mut command, address, start, &dir)?;
         let relay = matches!(system, System::Millstream | System::MillstreamEpoll);
-        let admin = (admin && relay).then(free_port).transpose()?;
+        let admin = (start.admin && relay).then(free_port).transpose()?;
         if relay {
             let at = admin.map_or_else(|| "off".into(), |admin| admin.to_string());
             command.args(["--admin", &at]).args(&self.millstream_flags);
         }
         let log = File::create(dir.join("output.log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let child = cores::on(&self.sut_cores, || command.spawn());
+        let child = cores::on(&start.place.sut, || command.spawn());
         let child = child.with_context(|| format!("cannot start {system}"))?;
         let mut running = Running { system, address, admin, child: Some(child), dir: Some(dir) };
         running.await_ready()?;
         Ok(running)
     }
+}
 
-    fn arguments(
-        &self,
-        system: System,
-        command: &mut Command,
-        address: SocketAddr,
-        upstream: SocketAddr,
-        dir: &Path,
-    ) -> Result<()> {
-        let (listen, up) = (address.to_string(), upstream.to_string());
-        let mut config = PathBuf::new();
-        if let Some((name, text)) = system.config() {
-            config = dir.join(name);
-            let text = text.replace("{{dir}}", &dir.to_string_lossy());
-            let text = text.replace("{{listen}}", &listen).replace("{{upstream}}", &up);
-            let text = text.replace("{{listen_host}}", &address.ip().to_string());
-            let text = text.replace("{{listen_port}}", &address.port().to_string());
-            let text = text.replace("{{upstream_host}}", &upstream.ip().to_string());
-            fs::write(&config, text.replace("{{upstream_port}}", &upstream.port().to_string()))?;
-        }
-        let workers = self.sut_cores.len().max(1).to_string();
-        match system {
-            System::Direct => {}
-            System::PumpEpoll | System::PumpUring => {
-                let kind = if system == System::PumpUring { "uring" } else { "epoll" };
-                command.args(["pump", "--kind", kind, "--listen", &listen, "--upstream", &up]);
-            }
-            System::Millstream | System::MillstreamEpoll => {
-                let io = if system == System::Millstream { "uring" } else { "epoll" };
-                let upstream = format!("http://{up}");
-                command.args(["serve", "--listen", &listen, "--upstream", &upstream, "--io", io]);
-                command.args(["--workers", &workers, "--access-log", "off"]);
-                command.args(["--max-streams", "9000"]);
-            }
-            System::Nginx => drop(command.arg("-p").arg(dir).arg("-c").arg(config)),
-            System::Haproxy => drop(command.args(["-db", "-f"]).arg(config)),
-            System::Envoy => {
-                command.arg("-c").arg(config).args(["--concurrency", &workers]);
-                command.args(["-l", "error", "--use-dynamic-base-id"]);
-            }
-            System::Caddy => {
-                command.args(["run", "--adapter", "caddyfile", "--config"]).arg(config);
-                command.env("HOME", dir).env("XDG_DATA_HOME", dir).env("XDG_CONFIG_HOME", dir);
-            }
-            System::Litellm => {
-                command.arg("--config").arg(config).args(["--host", "127.0.0.1", "--port"]);
-                command.arg(address.port().to_string()).env("LITELLM_LOG", "ERROR");
-                // It does not start without one; the clients send it.
-                command.env("LITELLM_MASTER_KEY", "sk-loadtest");
-                command.env("LITELLM_LOCAL_MODEL_COST_MAP", "True").env("NO_DOCS", "True");
-            }
-        }
-        Ok(())
+/// What a system is started with.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// Where it relays to.
+    pub upstream: SocketAddr,
+    /// Its workers and cores.
+    pub place: &'a Place,
+    /// Where https is spoken.
+    pub tls: Tls,
+    /// Certificates for that.
+    pub pki: Option<&'a Pki>,
+    /// With the relay's admin listener.
+    pub admin: bool,
+}
+
+/// Lines that hold in some cases only begin with one of these words.
+const CASES: [&str; 4] =
+    ["@http-upstream ", "@https-upstream ", "@http-clients ", "@https-clients "];
+
+/// A peer's configuration: the lines of the case at hand, `{{names}}` filled in.
+fn configuration(text: &str, tls: Tls, values: &[(&str, String)]) -> String {
+    let holds = [!tls.has_upstream(), tls.has_upstream(), !tls.has_clients(), tls.has_clients()];
+    let mut out = String::new();
+    for line in text.lines() {
+        let case = CASES.iter().position(|case| line.starts_with(case));
+        let line = match case {
+            Some(case) if !holds[case] => continue,
+            Some(case) => &line[CASES[case].len()..],
+            None => line,
+        };
+        out += line;
+        out.push('\n');
     }
+    values.iter().fold(out, |text, (name, value)| text.replace(&format!("{{{{{name}}}}}"), value))
+}
+
+/// Writes the configuration of `system`, and says how it is called.
+fn arguments(
+    system: System,
+    command: &mut Command,
+    address: SocketAddr,
+    start: &Start<'_>,
+    dir: &Path,
+) -> Result<()> {
+    let (listen, up) = (address.to_string(), start.upstream.to_string());
+    let workers = start.place.workers.to_string();
+    let pki = start.pki.map_or_else(String::new, |pki| pki.dir().to_string_lossy().into_owned());
+    let mut config = PathBuf::new();
+    if let Some((name, text)) = system.config() {
+        config = dir.join(name);
+        let values = [
+            ("dir", dir.to_string_lossy().into_owned()),
+            ("listen", listen.clone()),
+            ("listen_host", address.ip().to_string()),
+            ("listen_port", address.port().to_string()),
+            ("upstream", up.clone()),
+            ("upstream_host", start.upstream.ip().to_string()),
+            ("upstream_port", start.upstream.port().to_string()),
+            ("workers", workers.clone()),
+            ("pki", pki.clone()),
+            ("name", NAME.to_owned()),
+        ];
+        fs::write(&config, configuration(text, start.tls, &values))?;
+    }
+    match system {
+        System::Direct => {}
+        System::PumpEpoll | System::PumpUring => {
+            let kind = if system == System::PumpUring { "uring" } else { "epoll" };
+            command.args(["pump", "--kind", kind, "--listen", &listen, "--upstream", &up]);
+            command.args(["--threads", &workers]);
+        }
+        System::Millstream | System::MillstreamEpoll => {
+            let io = if system == System::Millstream { "uring" } else { "epoll" };
+            let scheme = if start.tls.has_upstream() { "https" } else { "http" };
+            let upstream = format!("{scheme}://{up}");
+            command.args(["serve", "--listen", &listen, "--upstream", &upstream, "--io", io]);
+            command.args(["--workers", &workers, "--access-log", "off"]);
+            command.args(["--max-streams", "9000"]);
+            if start.tls.has_upstream() {
+                command.args(["--upstream-tls-name", NAME, "--upstream-ca"]);
+                command.arg(format!("{pki}/ca.pem"));
+            }
+            if start.tls.has_clients() {
+                command.arg("--tls-cert").arg(format!("{pki}/cert.pem"));
+                command.arg("--tls-key").arg(format!("{pki}/key.pem"));
+            }
+        }
+        System::Nginx => drop(command.arg("-p").arg(dir).arg("-c").arg(config)),
+        System::Haproxy => drop(command.args(["-db", "-f"]).arg(config)),
+        System::Envoy => {
+            command.arg("-c").arg(config).args(["--concurrency", &workers]);
+            command.args(["-l", "error", "--use-dynamic-base-id"]);
+        }
+        System::Caddy => {
+            command.args(["run", "--adapter", "caddyfile", "--config"]).arg(config);
+            command.env("GOMAXPROCS", &workers);
+            command.env("HOME", dir).env("XDG_DATA_HOME", dir).env("XDG_CONFIG_HOME", dir);
+        }
+        System::Litellm => {
+            command.arg("--config").arg(config).args(["--host", "127.0.0.1", "--port"]);
+            command.arg(address.port().to_string()).args(["--num_workers", &workers]);
+            // It does not start without a key; the clients send it.
+            command.env("LITELLM_LOG", "ERROR").env("LITELLM_MASTER_KEY", "sk-loadtest");
+            command.env("LITELLM_LOCAL_MODEL_COST_MAP", "True").env("NO_DOCS", "True");
+        }
+    }
+    Ok(())
 }
 
 /// A port of 127.0.0.1 that nobody has just now.
@@ -311,5 +428,51 @@ impl Drop for Running {
         if let Some(dir) = self.dir.take() {
             let _ = fs::remove_dir_all(dir);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_has_the_lines_of_its_case() {
+        let text = "a {{x}}\n@http-upstream   b\n@https-upstream   c\n@https-clients d\ne";
+        let of = |tls| configuration(text, tls, &[("x", "1".into())]);
+        assert_eq!(of(Tls::Off), "a 1\n  b\ne\n");
+        assert_eq!(of(Tls::Upstream), "a 1\n  c\ne\n");
+        assert_eq!(of(Tls::Clients), "a 1\n  b\nd\ne\n");
+        let values: Vec<(&str, String)> =
+            ["dir", "listen", "listen_host", "listen_port", "upstream", "upstream_host"]
+                .into_iter()
+                .chain(["upstream_port", "workers", "pki", "name"])
+                .map(|name| (name, "1".to_owned()))
+                .collect();
+        for system in System::value_variants() {
+            let Some((name, text)) = system.config() else { continue };
+            for tls in [Tls::Off, Tls::Upstream, Tls::Clients, Tls::Both] {
+                let filled = configuration(text, tls, &values);
+                let unread = filled.lines().any(|line| line.starts_with('@'));
+                assert!(!filled.contains("{{") && !unread, "{name}: {filled}");
+                let https = system.speaks(tls) && tls != Tls::Off;
+                assert_eq!(filled.contains(".pem"), https, "{name} {tls:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_system_has_the_last_cores_and_the_load_the_others() {
+        let place = |count, workers, sut: Option<&Vec<usize>>| {
+            let place = Place::new(count, workers, sut, None);
+            (place.workers, place.sut.clone(), place.load.clone(), place.is_shared())
+        };
+        assert_eq!(place(1, None, None), (1, vec![], vec![], false));
+        assert_eq!(place(2, None, None), (1, vec![1], vec![0], false));
+        assert_eq!(place(2, Some(2), None), (2, vec![0, 1], vec![0, 1], true));
+        assert_eq!(place(4, Some(2), None), (2, vec![2, 3], vec![0, 1], false));
+        assert_eq!(place(8, None, None), (1, vec![7], vec![0, 1, 2, 3], false));
+        assert_eq!(place(4, None, Some(&vec![0, 1])), (2, vec![0, 1], vec![2, 3], false));
+        let one = Place::new(2, Some(2), None, None).with_one();
+        assert_eq!((one.workers, one.sut, one.load), (1, vec![1], vec![0, 1]));
     }
 }

@@ -56,7 +56,8 @@ pub fn remarks(results: &[RunResult], scenario: &str) -> Vec<String> {
             for note in &run.notes {
                 notes.entry(note).or_default().insert(system);
             }
-            for (fault, count) in &run.faults {
+            let before = run.base.iter().flat_map(|base| &base.faults);
+            for (fault, count) in run.faults.iter().chain(before) {
                 seen.insert(format!("{system}: round {}: {fault} × {count}", run.round));
             }
             let others: Vec<String> = (run.statuses.iter())

@@ -26,10 +26,14 @@ fn place(name: &str) -> PathBuf {
 }
 
 fn run(name: &str, arguments: &[&str]) -> Findings {
+    run_through(&systems(), name, arguments)
+}
+
+fn run_through(systems: &[System], name: &str, arguments: &[&str]) -> Findings {
     let json = place(name);
     let output = Command::new(env!("CARGO_BIN_EXE_loadtest"))
         .args(arguments)
-        .args(["--system", &names(&systems()), "--json"])
+        .args(["--system", &names(systems), "--json"])
         .arg(&json)
         .stdin(Stdio::null())
         .output()
@@ -38,7 +42,7 @@ fn run(name: &str, arguments: &[&str]) -> Findings {
     let findings = Findings::load(&json).expect("written");
     std::fs::remove_file(json).expect("there");
     assert!(findings.failures.is_empty(), "{:?}", findings.failures);
-    assert_eq!(findings.results.len(), systems().len());
+    assert_eq!(findings.results.len(), systems.len());
     for result in &findings.results {
         assert!(result.faults.is_empty(), "{:?}: {:?}", result.system, result.faults);
     }
@@ -64,6 +68,15 @@ fn steady_streams_and_short_ones() {
         for result in run(scenario, &[scenario, "--streams", "4", "--seconds", "0.2"]).results {
             assert!(result.requests > 0 && result.refused == 0, "{:?}", result.system);
         }
+    }
+}
+
+#[test]
+fn several_workers_share_the_streams() {
+    for result in run("workers", &["workers", "--streams", "40", "--seconds", "0.3"]).results {
+        let one = result.base.expect("measured before");
+        assert_eq!((one.workers, result.workers), (1, 2), "{:?}", result.system);
+        assert!(one.frames > 0 && result.frames > 0, "{:?}", result.system);
     }
 }
 
@@ -141,4 +154,68 @@ fn an_interrupt_ends_it_with_what_there_is() {
     let output = child.wait_with_output().expect("ended");
     assert!(output.status.success(), "{:?}", output.status);
     assert!(String::from_utf8_lossy(&output.stdout).contains("cores of"));
+}
+
+#[test]
+fn saturated_streams_have_one_frame_on_its_way() {
+    let arguments = ["saturation", "--streams", "20", "--rate", "20", "--seconds", "0.3"];
+    for result in run("saturation", &arguments).results {
+        let most = result.base.expect("measured before");
+        assert!(most.frames > result.frames && result.frames > 0, "{:?}", result.system);
+    }
+}
+
+#[test]
+fn https_from_end_to_end_passes_the_pumps() {
+    let arguments = ["--tls", "both", "--streams", "6"];
+    let with = |more: &[&'static str]| [more, &arguments].concat();
+    for result in run("tls-burst", &with(&["burst", "--frames", "2000"])).results {
+        assert_eq!((result.frames, result.requests), (12_000, 6), "{:?}", result.system);
+        let shaken = result.full_handshakes + result.resumed_handshakes;
+        assert!(shaken >= 6, "{:?}", result.system);
+    }
+    for result in run("tls-new", &with(&["churn-new", "--seconds", "0.3"])).results {
+        assert!(result.requests > 0 && result.resumed_handshakes > 0, "{:?}", result.system);
+    }
+    for result in run("tls-handshake", &with(&["handshake", "--seconds", "0.3"])).results {
+        assert!(result.handshake.is_some_and(|latency| latency.count > 0));
+        assert_eq!(result.resumed_handshakes, 0, "{:?}", result.system);
+    }
+    let pump = [System::PumpEpoll];
+    let slow = with(&["slow", "--seconds", "0.2"]);
+    for result in run_through(&pump, "tls-slow", &slow).results {
+        assert!(result.notes.iter().all(|note| !note.contains("live")), "{:?}", result.notes);
+    }
+    let leave = with(&["disconnect-silent", "--seconds", "1.5"]);
+    for result in run_through(&pump, "tls-leave", &leave).results {
+        assert!(result.left > 0 && result.left_seen * 10 >= result.left * 9);
+    }
+    let most = with(&["saturation", "--seconds", "0.2"]);
+    for result in run_through(&pump, "tls-most", &most).results {
+        assert!(result.base.is_some_and(|most| most.frames > 0) && result.frames > 0);
+    }
+}
+
+/// Through the relay, where it has been built beside this crate's program: a test of one package
+/// alone does not build it.
+#[test]
+fn https_on_each_side_of_the_relay() {
+    let relay = PathBuf::from(env!("CARGO_BIN_EXE_loadtest")).with_file_name("millstream");
+    if !relay.is_file() {
+        eprintln!("no {}: left out", relay.display());
+        return;
+    }
+    for tls in ["upstream", "clients", "both"] {
+        let more = if tls == "both" { Some(("idle", "8")) } else { None };
+        for (scenario, streams) in [("steady", "8"), ("churn-new", "3")].into_iter().chain(more) {
+            let name = format!("relay-{tls}-{scenario}");
+            let more = ["--tls", tls, "--streams", streams, "--seconds", "0.3"];
+            let arguments = [&[scenario], &more[..]].concat();
+            let findings = run_through(&[System::MillstreamEpoll], &name, &arguments);
+            assert!(findings.machine.https);
+            let result = &findings.results[0];
+            assert!(result.frames > 0 || scenario == "idle", "{name}");
+            assert_eq!(result.full_handshakes + result.resumed_handshakes > 0, tls != "upstream");
+        }
+    }
 }

@@ -2,18 +2,22 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustls::{ClientConfig, HandshakeKind};
 use socket2::{Domain, Socket, Type};
 
 use super::{Control, Group, GroupStats, IDS, Reading};
 use crate::clock;
 use crate::frame::{Checker, Fault, Template};
+use crate::origin::Shared;
 use crate::shape::Shape;
+use crate::transport::Transport;
 use crate::wire::{Decoder, Part};
 
 /// One read takes at most this.
@@ -30,9 +34,13 @@ struct Exchange {
 }
 
 struct Conn {
-    socket: TcpStream,
+    transport: Transport,
     group: usize,
     connected: bool,
+    /// The TLS handshake is not through.
+    shaking: bool,
+    /// The socket's room is waited for.
+    blocked: bool,
     exchange: Exchange,
     /// The request's bytes that the socket has not taken.
     unsent: Vec<u8>,
@@ -52,9 +60,13 @@ enum Due {
 struct Driver<'a> {
     epoll: rustix::fd::OwnedFd,
     target: SocketAddr,
+    tls: Option<Arc<ClientConfig>>,
     groups: &'a [Group],
     templates: Vec<Template>,
     control: &'a Control,
+    origin: &'a Shared,
+    /// Streams a frame of which came in this turn and whose origin waits to hear of it.
+    read: Vec<u32>,
     conns: Vec<Option<Conn>>,
     free: Vec<usize>,
     timers: BinaryHeap<Reverse<(u64, Due, usize, u32)>>,
@@ -73,11 +85,11 @@ struct Driver<'a> {
 
 /// Runs `share.0` of `share.1` parts of the groups' connections; returns what it saw.
 pub(super) fn run(
-    target: SocketAddr,
+    (target, tls): (SocketAddr, Option<Arc<ClientConfig>>),
     groups: &[Group],
     share: (usize, usize),
     begin: u64,
-    control: &Control,
+    (control, origin): (&Control, &Shared),
 ) -> Vec<GroupStats> {
     let epoll = match epoll::create(epoll::CreateFlags::CLOEXEC) {
         Ok(epoll) => epoll,
@@ -89,9 +101,12 @@ pub(super) fn run(
     let mut driver = Driver {
         epoll,
         target,
+        tls,
         groups,
         templates: groups.iter().map(|group| Template::new(group.shape.size)).collect(),
         control,
+        origin,
+        read: Vec::new(),
         conns: Vec::new(),
         free: Vec::new(),
         timers: BinaryHeap::new(),
@@ -151,6 +166,10 @@ impl Driver<'_> {
             for event in &events {
                 self.ready(event.data.u64() as usize, event.flags, &mut input);
             }
+            if !self.read.is_empty() {
+                self.origin.tell_read(&self.read);
+                self.read.clear();
+            }
             self.fire(finish, &mut input);
             for _ in 0..self.reopen.len() {
                 let Some(group) = self.reopen.pop_front() else { break };
@@ -199,21 +218,26 @@ impl Driver<'_> {
         let Ok(socket) = self.connect(&self.groups[group]) else {
             return self.lost(group, Fault::Connect);
         };
+        let Ok(transport) = Transport::client(socket, self.tls.as_ref()) else {
+            return self.lost(group, Fault::Connect);
+        };
         let at = self.free.pop().unwrap_or(self.conns.len());
         if at == self.conns.len() {
             self.conns.push(None);
         }
         let token = EventData::new_u64(at as u64);
-        if epoll::add(&self.epoll, &socket, token, EventFlags::OUT).is_err() {
+        if epoll::add(&self.epoll, transport.socket(), token, EventFlags::OUT).is_err() {
             self.free.push(at);
             return self.lost(group, Fault::Connect);
         }
         self.serial = self.serial.wrapping_add(1);
         self.open += 1;
         self.conns[at] = Some(Conn {
-            socket,
+            shaking: transport.is_secured(),
+            transport,
             group,
             connected: false,
+            blocked: false,
             exchange: self.exchange(group),
             unsent: Vec::new(),
             leaving: false,
@@ -288,7 +312,8 @@ impl Driver<'_> {
     }
 
     fn drop_conn(&mut self, at: usize) -> Option<Conn> {
-        let conn = self.conns[at].take()?;
+        let mut conn = self.conns[at].take()?;
+        conn.transport.close();
         if self.finishing() {
             self.stats[conn.group].each.push(conn.frames);
         }
@@ -313,59 +338,91 @@ impl Driver<'_> {
     fn ready(&mut self, at: usize, flags: EventFlags, input: &mut [u8]) {
         let Some(conn) = self.conns[at].as_mut() else { return };
         if !conn.connected {
-            if conn.socket.take_error().ok().flatten().is_some()
+            if conn.transport.socket().take_error().ok().flatten().is_some()
                 || flags.intersects(EventFlags::HUP | EventFlags::ERR)
             {
                 return self.fail(at, Fault::Connect);
             }
             conn.connected = true;
-            let slow = self.groups[conn.group].reading != Reading::Eager;
-            let (group, serial) = (conn.group, conn.serial);
-            let interest = if slow { EventFlags::empty() } else { EventFlags::IN };
-            if epoll::modify(&self.epoll, &conn.socket, EventData::new_u64(at as u64), interest)
-                .is_err()
-            {
-                return self.fail(at, Fault::Connect);
+            conn.blocked = true; // told so by `open`
+            let request = request_text(&self.groups[conn.group], conn.exchange.id);
+            let settled = !conn.shaking;
+            self.ask(at, &request);
+            if settled {
+                self.slow_down(at);
             }
-            if slow {
-                // One after another over the first tenth of a second.
-                let due = clock::now() + u64::from(serial % 100) * 1_000_000;
-                self.timers.push(Reverse((due, Due::Read, at, serial)));
-            }
-            let request = request_text(&self.groups[group], conn.exchange.id);
-            return self.ask(at, request);
+            return;
         }
-        if !conn.unsent.is_empty() && flags.contains(EventFlags::OUT) {
+        if conn.blocked && flags.contains(EventFlags::OUT) {
             let unsent = std::mem::take(&mut conn.unsent);
-            return self.ask(at, unsent);
+            self.ask(at, &unsent);
         }
         self.read(at, input);
     }
 
-    fn ask(&mut self, at: usize, request: Vec<u8>) {
+    /// From here on a slow reader reads by the clock.
+    fn slow_down(&mut self, at: usize) {
+        let Some(conn) = self.conns[at].as_ref() else { return };
+        if self.groups[conn.group].reading == Reading::Eager {
+            return;
+        }
+        let token = EventData::new_u64(at as u64);
+        let silent = EventFlags::empty();
+        if epoll::modify(&self.epoll, conn.transport.socket(), token, silent).is_err() {
+            return self.fail(at, Fault::Connect);
+        }
+        // One after another over the first tenth of a second.
+        let due = clock::now() + u64::from(conn.serial % 100) * 1_000_000;
+        self.timers.push(Reverse((due, Due::Read, at, conn.serial)));
+    }
+
+    fn ask(&mut self, at: usize, request: &[u8]) {
         let Some(conn) = self.conns[at].as_mut() else { return };
-        let sent = match conn.socket.write(&request) {
+        let sent = match conn.transport.write(request) {
             Ok(sent) => sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(_) => return self.fail(at, Fault::Cut),
         };
-        let before = conn.unsent.is_empty();
         conn.unsent = request[sent..].to_vec();
-        if before && conn.unsent.is_empty() {
+        let blocked = !conn.unsent.is_empty() || conn.transport.is_blocked();
+        if blocked == conn.blocked {
             return;
         }
+        conn.blocked = blocked;
         let mut interest = EventFlags::IN;
-        interest.set(EventFlags::OUT, !conn.unsent.is_empty());
+        interest.set(EventFlags::OUT, blocked);
         let token = EventData::new_u64(at as u64);
-        if epoll::modify(&self.epoll, &conn.socket, token, interest).is_err() {
+        if epoll::modify(&self.epoll, conn.transport.socket(), token, interest).is_err() {
             self.fail(at, Fault::Cut);
         }
     }
 
+    /// Receives, and notices the end of a handshake.
+    fn receive(&mut self, at: usize, input: &mut [u8], most: usize) -> Option<io::Result<usize>> {
+        let conn = self.conns[at].as_mut()?;
+        let received = conn.transport.read(input, most);
+        if conn.shaking
+            && let Some(kind) = conn.transport.handshake()
+        {
+            conn.shaking = false;
+            let now = clock::now();
+            let stats = &mut self.stats[conn.group];
+            match kind {
+                HandshakeKind::Resumed => stats.resumed += 1,
+                _ => stats.full += 1,
+            }
+            if now >= self.window.0 && now < self.window.1 {
+                stats.handshake.record(now - conn.exchange.asked);
+            }
+            self.slow_down(at);
+        }
+        Some(received)
+    }
+
     fn read(&mut self, at: usize, input: &mut [u8]) {
         for _ in 0..4 {
-            let Some(conn) = self.conns[at].as_mut() else { return };
-            match conn.socket.read(input) {
+            let Some(received) = self.receive(at, input, usize::MAX) else { return };
+            match received {
                 Ok(0) => return self.end_of_connection(at),
                 Ok(count) => {
                     self.take(at, &input[..count]);
@@ -375,7 +432,7 @@ impl Driver<'_> {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return self.fail(at, Fault::Cut),
+                Err(error) => return self.fail(at, fault_of(&error)),
             }
         }
     }
@@ -393,11 +450,12 @@ impl Driver<'_> {
             false => (bytes_per_second / turns, 1_000_000_000 / turns),
         };
         let take = take.clamp(1, input.len() as u64) as usize;
-        match conn.socket.read(&mut input[..take]) {
+        let Some(received) = self.receive(at, input, take) else { return };
+        match received {
             Ok(0) => return self.end_of_connection(at),
             Ok(count) => self.take(at, &input[..count]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return self.fail(at, Fault::Cut),
+            Err(error) => return self.fail(at, fault_of(&error)),
         }
         self.timers.push(Reverse((now + pause, Due::Read, at, serial)));
     }
@@ -452,6 +510,9 @@ impl Driver<'_> {
             conn.frames += frames;
         }
         self.control.frames.fetch_add(frames, Relaxed);
+        if self.groups[group].shape.outstanding > 0 {
+            self.read.extend((0..frames).map(|_| conn.exchange.id));
+        }
         if headed {
             self.headed(at, now, counts);
         }
@@ -521,11 +582,19 @@ impl Driver<'_> {
                 conn.exchange = next;
                 conn.leaving = false;
             }
-            self.ask(at, request);
+            self.ask(at, &request);
         } else {
             self.drop_conn(at);
             self.reopen.push_back(index);
         }
+    }
+}
+
+/// What a failed receive is to the stream.
+fn fault_of(error: &io::Error) -> Fault {
+    match error.kind() {
+        io::ErrorKind::InvalidData => Fault::Tls,
+        _ => Fault::Cut,
     }
 }
 

@@ -11,6 +11,9 @@ use std::time::Duration;
 
 pub use stats::{GroupStats, Hist};
 
+use rustls::ClientConfig;
+
+use crate::origin::Shared;
 use crate::shape::Shape;
 use crate::{clock, cores, sample};
 use std::net::SocketAddr;
@@ -126,19 +129,29 @@ pub struct Client {
 impl Client {
     /// Starts one thread for each of `on` (an empty list: one, unpinned) and shares the groups'
     /// connections among them.
-    pub fn start(target: SocketAddr, groups: &[Group], on: &[usize]) -> Self {
+    ///
+    /// They speak TLS where there is a `tls`. The origin is told of the frames read of streams that wait for that.
+    pub fn start(
+        target: SocketAddr,
+        groups: &[Group],
+        on: &[usize],
+        origin: &Arc<Shared>,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> Self {
         let control = Arc::new(Control::default());
         control.set_window(u64::MAX, u64::MAX);
         let count = on.len().max(1);
         let begin = clock::now() + 20_000_000;
         let spawn = |at: usize| {
             let (control, core) = (Arc::clone(&control), on.get(at).copied());
+            let (origin, tls) = (Arc::clone(origin), tls.cloned());
             let groups = groups.to_vec();
             std::thread::spawn(move || {
                 cores::pin_thread(core);
                 let thread = rustix::thread::gettid().as_raw_nonzero().get();
                 control.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
-                let stats = drive::run(target, &groups, (at, count), begin, &control);
+                let stats =
+                    drive::run((target, tls), &groups, (at, count), begin, (&control, &origin));
                 control.retire(thread);
                 stats
             })

@@ -56,6 +56,12 @@ pub struct GroupStats {
     pub ramp_head: Hist,
     /// Request to end, in the window.
     pub whole: Hist,
+    /// Opening to the end of the TLS handshake, in the window.
+    pub handshake: Hist,
+    /// TLS handshakes that began a session, in the window or not.
+    pub full: u64,
+    /// Those that resumed one.
+    pub resumed: u64,
     /// Responses by status.
     pub statuses: BTreeMap<u16, u64>,
     /// What went wrong.
@@ -82,6 +88,9 @@ impl GroupStats {
         self.head.merge(&other.head);
         self.ramp_head.merge(&other.ramp_head);
         self.whole.merge(&other.whole);
+        self.handshake.merge(&other.handshake);
+        self.full += other.full;
+        self.resumed += other.resumed;
         for (status, count) in other.statuses {
             *self.statuses.entry(status).or_default() += count;
         }

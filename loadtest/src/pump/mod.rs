@@ -1,4 +1,4 @@
-//! Bare pumps: they copy TCP bytes both ways in one thread and know no HTTP. What they cost is
+//! Bare pumps: they copy TCP bytes both ways, a thread a core, and know no HTTP. What they cost is
 //! what the kernel's TCP costs; a relay's ratio to them is its own doing.
 
 mod buffers;
@@ -6,7 +6,7 @@ mod epoll;
 mod uring;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use anyhow::Result;
@@ -22,13 +22,26 @@ pub enum Kind {
     Uring,
 }
 
-/// Relays connections from `address` to `upstream` until the process ends.
-pub fn run(kind: Kind, address: SocketAddr, upstream: SocketAddr) -> Result<()> {
-    let listener = listen(address)?;
-    match kind {
-        Kind::Epoll => epoll::run(&listener, upstream),
-        Kind::Uring => uring::run(&listener, upstream),
-    }
+/// Relays connections from `address` to `upstream` in `threads` threads until the process ends.
+/// Each has a listener of its own; the kernel spreads connections over them.
+pub fn run(kind: Kind, address: SocketAddr, upstream: SocketAddr, threads: usize) -> Result<()> {
+    let listeners = (0..threads.max(1)).map(|_| listen(address)).collect::<Result<Vec<_>>>()?;
+    let pump = |listener: &TcpListener| match kind {
+        Kind::Epoll => epoll::run(listener, upstream),
+        Kind::Uring => uring::run(listener, upstream),
+    };
+    let Some((first, others)) = listeners.split_first() else { return Ok(()) };
+    std::thread::scope(|scope| {
+        for listener in others {
+            scope.spawn(move || {
+                if let Err(error) = pump(listener) {
+                    eprintln!("pump: {error:#}");
+                    std::process::exit(1); // half a pump would measure something else
+                }
+            });
+        }
+        pump(first)
+    })
 }
 
 static SOURCE: AtomicU32 = AtomicU32::new(0);

@@ -110,6 +110,24 @@ fn memory_charts(slow: bool, rows: &Rows<'_>) -> Vec<String> {
     vec![pss, kernel]
 }
 
+fn handshakes(run: &RunResult) -> u64 {
+    run.handshake.as_ref().map_or(0, |latency| latency.count)
+}
+
+fn handshake_chart(rows: &Rows<'_>) -> String {
+    let chart = bars(rows, SPLIT, 1, |runs| cpu_parts(runs, handshakes));
+    card("CPU per handshake, µs", "Less is better; a response of one frame is in it.", &chart)
+}
+
+fn level_chart(rows: &Rows<'_>) -> String {
+    let times = |run: &RunResult| Some(run.cpu_per_frame()? / run.base.as_ref()?.cpu_per_frame()?);
+    card(
+        "CPU per frame with several workers, as a multiple of one worker's",
+        "1 is level: none of it goes to what workers share.",
+        &bars(rows, ["", ""], 2, |runs| one(middle(runs, times))),
+    )
+}
+
 /// The charts of one scenario.
 fn charts(scenario: &str, rows: &Rows<'_>) -> Vec<String> {
     let curves = |latency: fn(&RunResult) -> Option<&Latency>| {
@@ -123,6 +141,7 @@ fn charts(scenario: &str, rows: &Rows<'_>) -> Vec<String> {
         };
         distribution(&curves, of)
     };
+    let latency = |title| card(title, "Left is better.", &curves(|run| run.latency.as_ref()));
     let frame_cpu = |digits| {
         let chart = bars(rows, SPLIT, digits, |runs| cpu_parts(runs, |run| run.frames));
         card("CPU per frame, µs", "Less is better; × is to the io_uring pump.", &chart)
@@ -137,18 +156,21 @@ fn charts(scenario: &str, rows: &Rows<'_>) -> Vec<String> {
         card(title, "More is better, up to what the generator can take (see the table).", &chart)
     };
     match kind(scenario) {
-        "steady" => vec![
-            frame_cpu(2),
-            card("Latency of frames", "Left is better.", &curves(|run| run.latency.as_ref())),
+        "steady" => vec![frame_cpu(2), latency("Latency of frames")],
+        "workers" => vec![level_chart(rows), latency("Latency of frames, several workers")],
+        "saturation" => vec![
+            throughput("Thousand frames a second, each by itself", 1, |run| {
+                run.base.as_ref().map_or(0.0, |most| most.frame_rate() / 1e3)
+            }),
+            latency("Latency of frames at the rate after it"),
         ],
-        "mixed" => vec![
-            frame_cpu(3),
-            card(
-                "Latency of the steady streams' frames",
-                "Left is better.",
-                &curves(|run| run.latency.as_ref()),
-            ),
+        "handshake" => vec![
+            throughput("Handshakes a second a core", 0, |run| {
+                handshakes(run) as f64 * 1e9 / run.cpu.total().max(1.0)
+            }),
+            handshake_chart(rows),
         ],
+        "mixed" => vec![frame_cpu(3), latency("Latency of the steady streams' frames")],
         "burst" => vec![
             throughput("Million frames a second", 2, |run| run.frame_rate() / 1e6),
             frame_cpu(3),
@@ -196,7 +218,9 @@ fn table(results: &[RunResult], scenario: &str) -> String {
 fn tiles(results: &[RunResult]) -> String {
     let mut out = String::from(r#"<div class="tiles">"#);
     for scenario in scenarios(results) {
-        if !["steady", "burst", "churn", "churn-new", "idle"].contains(&kind(scenario)) {
+        if !["steady", "saturation", "burst", "churn", "churn-new", "handshake", "idle"]
+            .contains(&kind(scenario))
+        {
             continue;
         }
         let rows = by_system(results, scenario);
