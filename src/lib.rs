@@ -19,6 +19,7 @@ pub mod sse;
 pub mod balance;
 pub mod config;
 pub mod flow;
+pub mod shape;
 pub mod telemetry;
 
 // Floor 3: I/O.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: [&[&str]; 6] = [
     &["buf", "clock", "error", "limits", "outcome"],
     &["dialect", "http1", "sse"],
-    &["balance", "config", "flow", "telemetry"],
+    &["balance", "config", "flow", "shape", "telemetry"],
     &["net", "upstream"],
     &["admin", "relay"],
     &["demo", "main", "mock", "server", "worker"],

@@ -188,8 +188,7 @@ impl Response {
                 Ok(taken) => rest.consume(taken),
                 Err(error) => {
                     let message = format!("the upstream's body is malformed: {error}");
-                    result =
-                        Err(Failure::upstream(Phase::Body, Outcome::UpstreamProtocol, message));
+                    result = Err(Failure::upstream(Phase::Body, error.outcome(), message));
                 }
             }
         }
@@ -284,21 +283,16 @@ async fn tell(connection: &Connection, record: &Record, stream: &mut Stream, fai
         return;
     }
     stream.discard_held();
-    let mut told = false;
-    if let Some(dialect) = stream.dialect() {
-        let text = ErrorText {
-            status: failure.status(),
-            code: failure.outcome.as_str(),
-            message: &failure.message,
-            request_id: &record.live.request_id,
-            sequence: stream.carried().frames,
-        };
-        let mut frame = Vec::new();
-        dialect.error_frame(&text, &mut frame);
-        told = stream.insert(&frame);
-        if told {
-            connection.core().metrics.error_frames.inc();
-        }
+    let text = ErrorText {
+        status: failure.status(),
+        code: failure.outcome.as_str(),
+        message: &failure.message,
+        request_id: &record.live.request_id,
+        sequence: stream.carried().frames,
+    };
+    let told = stream.tell(&text, failure.outcome.is_timeout());
+    if told {
+        connection.core().metrics.error_frames.inc();
     }
     flush(connection, stream).await;
     if told && stream.buffer().queued() == 0 {
