@@ -24,6 +24,15 @@ pub const BODY_BYTES_MAX: u64 = 32 * 1024 * 1024;
 pub const REPLAY_BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of a request body read for `model` and `stream`; parsing more would hold up the core.
 pub const PEEK_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Levels of nesting in a JSON body that a route looks into. serde_json, and so much of what reads
+/// the body behind us, stops at 128.
+pub const JSON_DEPTH_MAX: usize = 128;
+/// Members of a JSON object that a route looks into: each takes about 130 bytes while it does.
+pub const JSON_MEMBERS_MAX: usize = 4096;
+/// Endpoints of one upstream group.
+pub const ENDPOINTS_MAX: usize = 64;
+/// Time an endpoint that could not be reached is tried after the others of its group.
+pub const ENDPOINT_RESTS: Duration = Duration::from_secs(5);
 
 /// Bytes of a frame that is held until it is whole, default of `--max-frame-bytes`.
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
