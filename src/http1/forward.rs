@@ -5,8 +5,40 @@ use std::net::IpAddr;
 use std::time::SystemTime;
 
 use super::Version;
+use super::edits::{FieldEdits, Secret};
 use super::head::{BodyFraming, Field, RequestHead, ResponseHead, list};
 use super::name::Name;
+
+/// A body of the relay's own instead of the client's.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnBody<'a> {
+    /// The method it goes up with.
+    pub method: &'a str,
+    /// Its media type.
+    pub content_type: &'a [u8],
+}
+
+/// What a route changes in a request's head; nothing by default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RequestChanges<'a> {
+    /// What the route changes in the client's fields.
+    pub edits: Option<&'a FieldEdits>,
+    /// A provider's key: a field of its own, or none.
+    pub key: Option<(&'a str, &'a Secret)>,
+    /// The client's credentials stay here.
+    pub keep_credentials: bool,
+    /// The relay has made the body.
+    pub own_body: Option<OwnBody<'a>>,
+}
+
+/// What a route changes in a response's head; nothing by default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ResponseChanges<'a> {
+    /// What it changes in the upstream's fields.
+    pub edits: Option<&'a FieldEdits>,
+    /// Its own answer to who may read this (CORS), instead of the upstream's.
+    pub cors: Option<&'a [(&'static str, String)]>,
+}
 
 /// How a request goes up.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +57,8 @@ pub struct ForwardRequest<'a> {
     pub identity: bool,
     /// How the body goes up.
     pub framing: BodyFraming,
+    /// What its route changes.
+    pub changes: RequestChanges<'a>,
 }
 
 /// How a response goes down.
@@ -44,6 +78,8 @@ pub struct ForwardResponse<'a> {
     pub head_only_length: Option<u64>,
     /// When it came, for one without a Date.
     pub received: SystemTime,
+    /// What its route changes.
+    pub changes: ResponseChanges<'a>,
 }
 
 fn named_by_connection<'a>(fields: impl Iterator<Item = Field<'a>>) -> Vec<&'a [u8]> {
@@ -64,7 +100,19 @@ fn stays(field: &Field<'_>, named: &[&[u8]]) -> bool {
             && !field.known.is_kept())
 }
 
-fn put(out: &mut Vec<u8>, name: impl AsRef<[u8]>, value: &[u8]) {
+/// Fields by which clients show who they are to providers.
+fn is_credential(name: &[u8]) -> bool {
+    let known = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
+    known.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+}
+
+/// Whether a response field is about who may read it across origins.
+fn is_cors(name: &[u8]) -> bool {
+    let prefix = b"access-control-";
+    name.len() > prefix.len() && name[..prefix.len()].eq_ignore_ascii_case(prefix)
+}
+
+pub(super) fn put(out: &mut Vec<u8>, name: impl AsRef<[u8]>, value: &[u8]) {
     out.extend_from_slice(name.as_ref());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
@@ -83,7 +131,9 @@ fn put_framing(out: &mut Vec<u8>, framing: BodyFraming) {
 /// Via, X-Forwarded-* and X-Request-Id by the relay. An X-Forwarded-Proto or -Host that is there
 /// already is kept: another proxy of the same house stands in front.
 pub fn encode_request(head: &RequestHead, forward: &ForwardRequest<'_>, out: &mut Vec<u8>) {
-    out.extend_from_slice(head.method().as_bytes());
+    let changes = &forward.changes;
+    let method = changes.own_body.map_or_else(|| head.method(), |body| body.method);
+    out.extend_from_slice(method.as_bytes());
     out.push(b' ');
     out.extend_from_slice(forward.target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
@@ -99,6 +149,9 @@ pub fn encode_request(head: &RequestHead, forward: &ForwardRequest<'_>, out: &mu
             // Written afresh.
             Name::Host | Name::Expect => {}
             Name::AcceptEncoding if forward.identity => {}
+            Name::ContentType if changes.own_body.is_some() => {}
+            _ if changes.keep_credentials && is_credential(field.name) => {}
+            _ if changes.edits.is_some_and(|edits| edits.stops(field.name)) => {}
             Name::XForwardedFor => join(&mut forwarded_for, field.value),
             Name::Via => join(&mut via, field.value),
             Name::MaxForwards if counts_hops(head.method()) => put_hops(out, &field),
@@ -108,7 +161,17 @@ pub fn encode_request(head: &RequestHead, forward: &ForwardRequest<'_>, out: &mu
     if forward.identity {
         put(out, "Accept-Encoding", b"identity");
     }
-    if head.expects_continue() && forward.framing != BodyFraming::None {
+    if let Some(body) = changes.own_body {
+        put(out, "Content-Type", body.content_type);
+    }
+    if let Some((name, value)) = changes.key {
+        put(out, name, value.expose().as_bytes());
+    }
+    if let Some(edits) = changes.edits {
+        edits.put(out);
+    }
+    let waits = head.expects_continue() && changes.own_body.is_none();
+    if waits && forward.framing != BodyFraming::None {
         put(out, "Expect", b"100-continue");
     }
     join(&mut forwarded_for, forward.client_ip.to_string().as_bytes());
@@ -160,6 +223,7 @@ fn join(list: &mut Vec<u8>, item: &[u8]) {
 
 /// Writes the head that goes downstream.
 pub fn encode_response(head: &ResponseHead, forward: &ForwardResponse<'_>, out: &mut Vec<u8>) {
+    let changes = &forward.changes;
     put_status(head.status(), head.reason(), out);
     let named = named_by_connection(head.entries());
     for field in head.entries() {
@@ -168,6 +232,8 @@ pub fn encode_response(head: &ResponseHead, forward: &ForwardResponse<'_>, out: 
         }
         match field.known {
             Name::CacheControl | Name::XAccelBuffering if forward.stream => {}
+            _ if changes.cors.is_some() && is_cors(field.name) => {}
+            _ if changes.edits.is_some_and(|edits| edits.stops(field.name)) => {}
             Name::ContentType if forward.stream && memchr::memchr(b'=', field.value).is_none() => {
                 put(out, field.name, b"text/event-stream; charset=utf-8");
             }
@@ -177,6 +243,12 @@ pub fn encode_response(head: &ResponseHead, forward: &ForwardResponse<'_>, out: 
     if forward.stream {
         put(out, "Cache-Control", b"no-cache, no-transform");
         put(out, "X-Accel-Buffering", b"no");
+    }
+    if let Some(edits) = changes.edits {
+        edits.put(out);
+    }
+    for (name, value) in changes.cors.unwrap_or_default() {
+        put(out, name, value.as_bytes());
     }
     if head.field("date").is_none() {
         // RFC 9110, section 6.6.1.
@@ -221,7 +293,10 @@ pub fn encode_own(
     for (name, value) in fields {
         put(out, name, value.as_bytes());
     }
-    put(out, "Content-Length", body.len().to_string().as_bytes());
+    // RFC 9110, section 8.6: never with 204.
+    if status != 204 {
+        put(out, "Content-Length", body.len().to_string().as_bytes());
+    }
     if close {
         put(out, "Connection", b"close");
     }
@@ -244,9 +319,12 @@ fn put_status(status: u16, reason: &str, out: &mut Vec<u8>) {
 fn phrase(status: u16) -> &'static str {
     match status {
         400 => "Bad Request",
+        204 => "No Content",
         404 => "Not Found",
+        405 => "Method Not Allowed",
         408 => "Request Timeout",
         413 => "Content Too Large",
+        415 => "Unsupported Media Type",
         414 => "URI Too Long",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
@@ -278,6 +356,7 @@ mod tests {
             request_id: "id-1",
             identity,
             framing: head.framing(),
+            changes: RequestChanges::default(),
         };
         let mut out = Vec::new();
         encode_request(&head, &forward, &mut out);
@@ -316,6 +395,7 @@ mod tests {
             version: Version::Http11,
             head_only_length: None,
             received: SystemTime::UNIX_EPOCH,
+            changes: ResponseChanges::default(),
         };
         let mut out = Vec::new();
         encode_response(&head, &forward, &mut out);

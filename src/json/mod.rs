@@ -7,5 +7,5 @@
 mod object;
 pub mod scan;
 
-pub use object::{EditError, Object, Path};
+pub use object::{EditError, Object, Path, text_bytes};
 pub use scan::{JsonError, Kind};

@@ -126,12 +126,17 @@ fn quoted(name: &str) -> String {
 
 /// The text of a checked string value, without its quotes and escapes; `None` where an escape
 /// stands for half a character.
-pub(super) fn unquoted(text: &str) -> Option<Cow<'_, str>> {
+fn unquoted(text: &str) -> Option<Cow<'_, str>> {
     let inner = text.strip_prefix('"')?.strip_suffix('"')?;
     if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
         return Some(Cow::Borrowed(inner));
     }
     serde_json::from_str::<String>(text).ok().map(Cow::Owned)
+}
+
+/// The size of a checked value in bytes: of a string that of its text, else that of its JSON.
+pub fn text_bytes(value: &str) -> usize {
+    unquoted(value).map_or(value.len(), |text| text.len())
 }
 
 impl<'a> Object<'a> {

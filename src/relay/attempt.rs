@@ -180,6 +180,7 @@ fn upstream_head(connection: &Connection, head: &RequestHead, record: &Record) -
         request_id: &record.live.request_id,
         identity,
         framing: head.framing(),
+        changes: Default::default(),
     };
     encode_request(head, &forward, &mut out);
     out.into()

@@ -272,6 +272,7 @@ fn response_head(
         version: head.version(),
         head_only_length: announced.filter(|_| shape.framing == BodyFraming::None),
         received: std::time::SystemTime::now(),
+        changes: Default::default(),
     };
     encode_response(&answer.head, &forward, out);
 }
