@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::admin::{self, Admin};
-use crate::config::plan::{AccessLogTo, Plan};
+use crate::config::plan::{AccessLogTo, Endpoint, Plan, UpstreamPlan};
 use crate::limits::DESCRIPTOR_TABLE_MAX;
 use crate::net::listener;
 use crate::net::resolver::Resolved;
@@ -19,9 +19,11 @@ use crate::net::runtime::Driver;
 use crate::net::table;
 use crate::net::tls::config::{DownstreamTls, Tls, UpstreamTls};
 use crate::relay::CoreParts;
+use crate::relay::routing::RouteParts;
 use crate::telemetry::log::{self as access, AccessLog};
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::streams::StreamInfo;
+use crate::upstream::group::EndpointParts;
 use crate::worker::{self, WorkerParts, command};
 
 /// Time a worker has to answer a snapshot.
@@ -56,7 +58,8 @@ impl Server {
     pub fn start(plan: &Plan) -> io::Result<Self> {
         let tls = load_tls(plan).map_err(io::Error::other)?;
         let (access_log, access) = open_access_log(plan)?;
-        let resolved = Resolved::start(&plan.upstream);
+        let groups = group_parts(plan, &tls);
+        let routes = RouteParts::of(plan);
         let (addresses, listeners) = bind_all(&plan.listen, plan.workers)?;
         let cpus = allowed_cpus();
         let mut controls = Vec::new();
@@ -66,7 +69,7 @@ impl Server {
             let (ours, theirs) = UnixStream::pair()?;
             let (snapshot_to, snapshot_from) = sync_channel(1);
             let (started_to, started_from) = sync_channel(1);
-            let core = core_parts(plan, number, &resolved, &tls, &access_log);
+            let core = core_parts(plan, number, &groups, &routes, &tls, &access_log);
             let cells = Arc::clone(&core.metrics);
             let parts = WorkerParts {
                 core,
@@ -165,22 +168,42 @@ impl Server {
     }
 }
 
+/// Each group with what all cores share of its endpoints.
+type Groups = Vec<(UpstreamPlan, Vec<EndpointParts>)>;
+
+fn group_parts(plan: &Plan, tls: &Tls) -> Groups {
+    let group = |(group, secured): (&UpstreamPlan, &Vec<Option<Arc<UpstreamTls>>>)| {
+        let parts = group.endpoints.iter().zip(secured).map(|(endpoint, tls)| EndpointParts {
+            addresses: Resolved::start(endpoint),
+            tls: tls.clone(),
+        });
+        (group.clone(), parts.collect())
+    };
+    plan.upstreams.iter().zip(&tls.upstreams).map(group).collect()
+}
+
+/// The endpoints whose certificates are not verified.
+fn unverified(plan: &Plan) -> impl Iterator<Item = &Endpoint> {
+    let endpoints = plan.upstreams.iter().flat_map(|group| &group.endpoints);
+    endpoints.filter(|endpoint| endpoint.tls.as_ref().is_some_and(|tls| tls.insecure))
+}
+
 fn core_parts(
     plan: &Plan,
     worker: usize,
-    resolved: &Resolved,
+    groups: &Groups,
+    routes: &[RouteParts],
     tls: &Tls,
     access: &AccessLog,
 ) -> CoreParts {
     let metrics = Arc::new(WorkerMetrics::new());
-    let insecure = plan.upstream.tls.as_ref().is_some_and(|tls| tls.insecure);
-    metrics.upstream_insecure.set(i64::from(insecure));
+    metrics.upstream_insecure.set(i64::from(unverified(plan).next().is_some()));
     CoreParts {
         worker,
         plan: plan.exchange.clone(),
-        endpoint: plan.upstream.clone(),
-        addresses: resolved.clone(),
-        tls: tls.clone(),
+        routes: routes.to_vec(),
+        groups: groups.clone(),
+        tls: tls.downstream.clone(),
         metrics,
         access: access.clone(),
         // Shares are rounded up: a limit of 1 must not be 0 on the second core.
@@ -191,17 +214,25 @@ fn core_parts(
 /// Reads what TLS needs, for both sides.
 ///
 /// # Errors
-/// One line: the flag, why, and the mend.
+/// One line: the flag, or the file's line and key; why; and the mend.
 pub fn load_tls(plan: &Plan) -> Result<Tls, String> {
-    let upstream = match &plan.upstream.tls {
-        None => None,
-        Some(tls) => Some(Arc::new(UpstreamTls::load(tls, &plan.upstream.host)?)),
-    };
+    let mut upstreams = Vec::new();
+    for group in &plan.upstreams {
+        let secured = group.endpoints.iter().map(|endpoint| match &endpoint.tls {
+            None => Ok(None),
+            Some(tls) => UpstreamTls::load(tls, &endpoint.host).map(|tls| Some(Arc::new(tls))),
+        });
+        let secured: Result<Vec<_>, String> = secured.collect();
+        upstreams.push(secured.map_err(|error| group.places.relocate(error))?);
+    }
     let downstream = match plan.certificates.as_slice() {
         [] => None,
-        files => Some(Arc::new(DownstreamTls::load(files)?)),
+        files => {
+            let loaded = DownstreamTls::load(files);
+            Some(Arc::new(loaded.map_err(|error| plan.places.relocate(error))?))
+        }
     };
-    Ok(Tls { upstream, downstream })
+    Ok(Tls { upstreams, downstream })
 }
 
 fn open_access_log(plan: &Plan) -> io::Result<(AccessLog, access::Writer)> {
@@ -366,11 +397,11 @@ pub fn run(plan: &Plan) -> io::Result<()> {
 
 /// The one line of start-up, and a warning where there is cause.
 fn announce(server: &Server, plan: &Plan) {
-    if plan.upstream.tls.as_ref().is_some_and(|tls| tls.insecure) {
+    for endpoint in unverified(plan) {
         log::warn!(
             "--upstream-insecure: the certificate of {} is not verified, so anyone in between can \
              read and change everything",
-            plan.upstream.authority
+            endpoint.authority
         );
     }
     let scheme = if server.tls.is_some() { "https" } else { "http" };
@@ -381,10 +412,27 @@ fn announce(server: &Server, plan: &Plan) {
     log::info!(
         "serving {} -> {}, {} worker{} on {}{why}, up to {} streams, admin {admin}",
         listen.join(", "),
-        plan.upstream.url(),
+        destination(plan),
         plan.workers,
         if plan.workers == 1 { "" } else { "s" },
         server.driver.name,
         plan.streams_max,
     );
+}
+
+/// Where requests go, in few words.
+fn destination(plan: &Plan) -> String {
+    let endpoints = || plan.upstreams.iter().flat_map(|group| &group.endpoints);
+    let file = plan.file.as_ref().map(|file| file.display());
+    match (endpoints().count(), file) {
+        (1, None) => endpoints().map(Endpoint::url).collect(),
+        (_, file) => {
+            let file = file.map_or_else(String::new, |file| file.to_string());
+            format!("{} of {file}", counted(plan.routes.len(), "route"))
+        }
+    }
+}
+
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }

@@ -237,7 +237,7 @@ fn spawn_connection(core: &Rc<Core>, stream: std::net::TcpStream, peer: SocketAd
             return;
         }
     };
-    let transport = match core.tls.downstream.as_deref().map(DownstreamTls::session) {
+    let transport = match core.tls.as_deref().map(DownstreamTls::session) {
         None => transport,
         Some(Ok(session)) => transport.secure(session),
         Some(Err(error)) => {

@@ -21,9 +21,10 @@ impl FieldEdits {
         let of_body = || ["content-type", "content-encoding"].into_iter().any(named);
         self.remove.iter().any(|other| named(other))
             || self.set.iter().any(|(other, _)| named(other))
-            || self.pass.as_ref().is_some_and(|pass| {
-                !pass.iter().any(|other| named(other)) && !of_body()
-            })
+            || self
+                .pass
+                .as_ref()
+                .is_some_and(|pass| !pass.iter().any(|other| named(other)) && !of_body())
     }
 
     pub(super) fn put(&self, out: &mut Vec<u8>) {

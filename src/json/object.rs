@@ -210,7 +210,11 @@ impl<'a> Object<'a> {
         self.value_at(path.names(), 0)
     }
 
-    fn value_at(&self, names: &[Box<str>], depth: usize) -> Result<Option<Cow<'_, str>>, EditError> {
+    fn value_at(
+        &self,
+        names: &[Box<str>],
+        depth: usize,
+    ) -> Result<Option<Cow<'_, str>>, EditError> {
         let Some(at) = self.find(&names[depth], &names[..=depth])? else { return Ok(None) };
         let last = depth + 1 == names.len();
         match &self.members[at].value {

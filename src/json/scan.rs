@@ -197,7 +197,8 @@ fn word(bytes: &[u8], at: usize, word: &[u8]) -> Result<usize, JsonError> {
 }
 
 fn digits(bytes: &[u8], at: usize) -> Result<usize, JsonError> {
-    let count = bytes[at.min(bytes.len())..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let count =
+        bytes[at.min(bytes.len())..].iter().take_while(|byte| byte.is_ascii_digit()).count();
     if count == 0 { Err(JsonError::Syntax(at)) } else { Ok(at + count) }
 }
 
@@ -227,11 +228,49 @@ mod tests {
     #[test]
     fn the_grammar_is_that_of_serde_json() {
         for text in [
-            "{}", " [ ] ", "[1,2]", "[1,]", "[,1]", "{\"a\":1,}", "{\"a\" : [ { } , null ] }",
-            "{\"a\":1 \"b\":2}", "{a:1}", "{1:2}", "01", "-0", "-", "1.", ".5", "1.5e+9", "1e", "1E-",
-            "1e5x", "true", "tru", "truex", "nul", "false", "\"\\u00e9\"", "\"\\u00g9\"", "\"\\x\"",
-            "\"a\nb\"", "\"a", "\"\\", "", " ", "1 2", "{} {}", "[1", "{\"a\"", "{\"a\":", "[}", "{]",
-            "123456789012345678901234567890.123456789e-400", "\u{feff}{}", "\"\\ud800\"", "[[[]]]",
+            "{}",
+            " [ ] ",
+            "[1,2]",
+            "[1,]",
+            "[,1]",
+            "{\"a\":1,}",
+            "{\"a\" : [ { } , null ] }",
+            "{\"a\":1 \"b\":2}",
+            "{a:1}",
+            "{1:2}",
+            "01",
+            "-0",
+            "-",
+            "1.",
+            ".5",
+            "1.5e+9",
+            "1e",
+            "1E-",
+            "1e5x",
+            "true",
+            "tru",
+            "truex",
+            "nul",
+            "false",
+            "\"\\u00e9\"",
+            "\"\\u00g9\"",
+            "\"\\x\"",
+            "\"a\nb\"",
+            "\"a",
+            "\"\\",
+            "",
+            " ",
+            "1 2",
+            "{} {}",
+            "[1",
+            "{\"a\"",
+            "{\"a\":",
+            "[}",
+            "{]",
+            "123456789012345678901234567890.123456789e-400",
+            "\u{feff}{}",
+            "\"\\ud800\"",
+            "[[[]]]",
         ] {
             assert_eq!(check(text.as_bytes()).is_ok(), oracle(text.as_bytes()), "{text:?}");
         }

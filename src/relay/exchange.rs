@@ -13,6 +13,7 @@ use super::connection::{After, Connection};
 use super::inbox::Inbox;
 use super::pump::{Body, Pump, send_queued};
 use super::record::Record;
+use super::routing::{self, Unrouted, Way};
 use crate::clock;
 use crate::dialect::Dialect;
 use crate::dialect::ErrorText;
@@ -21,7 +22,7 @@ use crate::flow::stream::{Outgoing, Stream};
 use crate::flow::timers::Timers;
 use crate::http1::Version;
 use crate::http1::body::BodyDecoder;
-use crate::http1::forward::{ForwardResponse, encode_response};
+use crate::http1::forward::{ForwardResponse, ResponseChanges, encode_response};
 use crate::http1::head::{BodyFraming, RequestHead};
 use crate::limits::ABORT_DELAY;
 use crate::net::stream::Transport;
@@ -72,7 +73,7 @@ pub async fn run(connection: &mut Connection, head: Box<RequestHead>) -> After {
             match pump.run().await {
                 Ok(()) => {
                     response.extra = pump.extra;
-                    finish(connection, response)
+                    finish(connection, &record, response)
                 }
                 Err(failure) => Box::pin(cut(connection, &record, &mut response, failure)).await,
             }
@@ -106,6 +107,7 @@ async fn refuse(
         request_id: &record.live.request_id,
         close: !keep,
         head_only: head.method() == "HEAD",
+        fields: &refusal.fields,
     };
     let bytes = answer::encode(record.live.dialect.get(), &own);
     record.responded(refusal.status);
@@ -113,6 +115,26 @@ async fn refuse(
         Ok(()) if keep => (refusal.outcome, After::KeepAlive),
         Ok(()) => (refusal.outcome, After::Close),
         Err(_) => (refusal.outcome, After::Abort),
+    }
+}
+
+/// Answers a preflight, which goes no further than here.
+async fn preflight(
+    connection: &mut Connection,
+    head: &RequestHead,
+    record: &Record,
+    fields: &[(&'static str, String)],
+) -> (Outcome, After) {
+    let keep = head.keep_alive()
+        && head.version() == Version::Http11
+        && matches!(head.framing(), BodyFraming::None | BodyFraming::Length(0))
+        && connection.core().stage() == Stage::Serving;
+    let bytes = answer::encode_preflight(fields, &record.live.request_id, !keep);
+    record.responded(204);
+    match connection.send_all(&bytes).await {
+        Ok(()) if keep => (Outcome::Done, After::KeepAlive),
+        Ok(()) => (Outcome::Done, After::Close),
+        Err(outcome) => (outcome, After::Abort),
     }
 }
 
@@ -143,9 +165,22 @@ async fn begin(
     head: Box<RequestHead>,
     record: &Record,
 ) -> Result<Box<Response>, (Outcome, After)> {
-    let answered = match attempt::answered(connection, &head, record).await {
+    let way = match routing::resolve(connection.core(), &head) {
+        Ok(way) => way,
+        Err(Unrouted::Refused(refusal)) => {
+            return Err(refuse(connection, &head, record, *refusal).await);
+        }
+        Err(Unrouted::Preflight(fields)) => {
+            return Err(preflight(connection, &head, record, &fields).await);
+        }
+    };
+    record.routed(&way);
+    let answered = match attempt::answered(connection, &head, record, &way).await {
         Ok(answered) => answered,
-        Err(refusal) => return Err(refuse(connection, &head, record, refusal).await),
+        Err(mut refusal) => {
+            refusal.fields.extend(way.cors);
+            return Err(refuse(connection, &head, record, refusal).await);
+        }
     };
     let Answered { upstream, answer, uploaded } = answered;
     let now = clock::now();
@@ -160,7 +195,7 @@ async fn begin(
     let mut stream = response_stream(connection, record, &shape, from, events);
     // What is left of an interim response goes before it.
     let mut bytes = std::mem::take(&mut connection.unsent).into_vec();
-    response_head(&head, &answer, record, &shape, events, &mut bytes);
+    response_head(&head, &answer, record, (&shape, &way), events, &mut bytes);
     record.responded(answer.head.status());
     stream.begin(bytes.into_boxed_slice());
     let framing = Framing {
@@ -169,7 +204,7 @@ async fn begin(
         from_close: from == BodyFraming::Close,
         to_close: shape.framing == BodyFraming::Close,
     };
-    let timers = Timers::new(&connection.core().timeouts, record.started(), now, events);
+    let timers = Timers::new(&way.route.timeouts, record.started(), now, events);
     let mut response = Response { upstream, body: Body { stream, timers }, framing, extra: false };
     match response.take(record, answer.rest, now) {
         Ok(()) => Ok(Box::new(response)),
@@ -206,11 +241,14 @@ impl Response {
 }
 
 /// The whole body has gone down.
-fn finish(connection: &Connection, response: Response) -> (Outcome, After) {
+fn finish(connection: &Connection, record: &Record, response: Response) -> (Outcome, After) {
     let Response { upstream, body: Body { stream, .. }, framing, extra } = response;
     let core = connection.core();
-    if framing.reusable && !extra {
-        core.note_pool(core.pool.give_back(upstream, clock::now()));
+    if framing.reusable
+        && !extra
+        && let Some(used) = &*record.live.upstream.borrow()
+    {
+        core.note_pool(used.upstream().pool.give_back(upstream, clock::now()));
     }
     let in_order = !framing.from_close && stream.is_finished_by_dialect();
     let in_order = in_order || (stream.is_events() && stream.is_finished_by_dialect_event());
@@ -258,10 +296,11 @@ fn response_head(
     head: &RequestHead,
     answer: &Answer,
     record: &Record,
-    shape: &Shape,
+    (shape, way): (&Shape, &Way),
     events: bool,
     out: &mut Vec<u8>,
 ) {
+    let route = &way.route.route;
     let announced = answer.head.field("content-length");
     let announced = announced.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
     let forward = ForwardResponse {
@@ -272,7 +311,10 @@ fn response_head(
         version: head.version(),
         head_only_length: announced.filter(|_| shape.framing == BodyFraming::None),
         received: std::time::SystemTime::now(),
-        changes: Default::default(),
+        changes: ResponseChanges {
+            edits: route.response_fields.as_ref(),
+            cors: route.cors.as_ref().map(|_| way.cors.as_slice()),
+        },
     };
     encode_response(&answer.head, &forward, out);
 }

@@ -82,7 +82,8 @@ impl Cors {
         headers: Option<&str>,
         methods: &[Box<str>],
     ) -> Fields {
-        let mut vary = String::from("Access-Control-Request-Method, Access-Control-Request-Headers");
+        let mut vary =
+            String::from("Access-Control-Request-Method, Access-Control-Request-Headers");
         if matches!(self.origins, Origins::These(_)) {
             vary.insert_str(0, "Origin, ");
         }
@@ -133,7 +134,8 @@ mod tests {
                 "Access-Control-Expose-Headers: X-Request-Id",
             ]
         );
-        for other in [Some("https://b.example"), Some("null"), Some("https://a.example.evil"), None] {
+        for other in [Some("https://b.example"), Some("null"), Some("https://a.example.evil"), None]
+        {
             assert_eq!(shown(&these.answer(other)), ["Vary: Origin"], "{other:?}");
         }
         let any = cors(Origins::Any, false);

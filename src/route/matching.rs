@@ -68,7 +68,11 @@ fn host_of(authority: &str) -> &str {
 enum Segment {
     Literal(Box<str>),
     /// `before{name}after`: at least one byte for the parameter.
-    Parameter { before: Box<str>, name: Box<str>, after: Box<str> },
+    Parameter {
+        before: Box<str>,
+        name: Box<str>,
+        after: Box<str>,
+    },
 }
 
 /// A written path: segments, some of them parameters.
@@ -273,9 +277,7 @@ impl Matching {
     }
 
     fn takes(&self, method: &str) -> bool {
-        let named = |own: &Box<str>| {
-            **own == *method || (method == "HEAD" && &**own == "GET")
-        };
+        let named = |own: &Box<str>| **own == *method || (method == "HEAD" && &**own == "GET");
         self.methods.is_empty() || self.methods.iter().any(named)
     }
 
@@ -286,7 +288,8 @@ impl Matching {
             (own, other) => own.is_none() && other.is_none(),
         };
         let methods = self.methods.is_empty()
-            || (!later.methods.is_empty() && later.methods.iter().all(|m| self.methods.contains(m)));
+            || (!later.methods.is_empty()
+                && later.methods.iter().all(|m| self.methods.contains(m)));
         self.host == later.host && same_path && methods
     }
 
@@ -416,8 +419,11 @@ mod tests {
         let path = path.expect("a path");
         match router.find_parts(method.expect("a method"), host, path) {
             Found::Route(number, captured) => {
-                let parameters: Vec<_> =
-                    captured.parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                let parameters: Vec<_> = captured
+                    .parameters
+                    .iter()
+                    .map(|(name, value)| format!("{name}={value}"))
+                    .collect();
                 format!("{number} {} {}", parameters.join(","), captured.rest).trim_end().to_owned()
             }
             Found::NotFound => "404".into(),
@@ -515,7 +521,9 @@ mod tests {
 
     #[test]
     fn wrong_patterns_are_refused() {
-        for text in ["a", "/a b", "/{", "/}", "/{}", "/{a b}", "/{a}{b}", "/{a}/{a}", "/a?b", "/a#b"] {
+        for text in
+            ["a", "/a b", "/{", "/}", "/{}", "/{a b}", "/{a}{b}", "/{a}/{a}", "/a?b", "/a#b"]
+        {
             assert!(Pattern::read(text, false).is_err(), "{text}");
         }
         let pattern = Pattern::read("/{a}", false).expect("a path");

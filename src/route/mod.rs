@@ -30,6 +30,15 @@ pub enum Shaping {
     Passthrough,
 }
 
+impl Shaping {
+    /// The word in configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Passthrough => "passthrough",
+        }
+    }
+}
+
 /// What becomes of the requests it matches.
 #[derive(Clone, Debug)]
 pub struct Route {

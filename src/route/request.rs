@@ -39,9 +39,7 @@ impl FieldKind {
     fn fits(self, value: &str) -> bool {
         match self {
             Self::Json(kind) => Kind::of(value) == kind,
-            Self::Integer => {
-                Kind::of(value) == Kind::Number && !value.contains(['.', 'e', 'E'])
-            }
+            Self::Integer => Kind::of(value) == Kind::Number && !value.contains(['.', 'e', 'E']),
         }
     }
 }
@@ -257,7 +255,8 @@ pub const fn asks_usage(dialect: Dialect) -> bool {
 }
 
 fn wrong_kind(path: &Path, kind: FieldKind) -> Refused {
-    let article = if matches!(kind.as_str().as_bytes()[0], b'a' | b'i' | b'o') { "an" } else { "a" };
+    let article =
+        if matches!(kind.as_str().as_bytes()[0], b'a' | b'i' | b'o') { "an" } else { "a" };
     Refused::new(format!("field \"{path}\" must be {article} {}", kind.as_str()))
 }
 

@@ -110,9 +110,6 @@ mod tests {
             rendered(r#"{"prompt" : "\u00e9 \"x\"", "type":null, "model":"m", "n":{"m":1e400}}"#),
             r#"{"prompt":"\u00e9 \"x\"","type":"优化","model":"m","list":[1e400],"stream":true}"#
         );
-        assert_eq!(
-            rendered("{}"),
-            r#"{"type":"优化","model":"qwen-max","list":[],"stream":true}"#
-        );
+        assert_eq!(rendered("{}"), r#"{"type":"优化","model":"qwen-max","list":[],"stream":true}"#);
     }
 }

@@ -313,8 +313,8 @@ fn stamps(files: &[CertificateFiles]) -> Vec<Stamp> {
 /// The TLS of both sides of one relay.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    /// Upstream connections are secured so.
-    pub upstream: Option<Arc<UpstreamTls>>,
+    /// Connections to each endpoint of each upstream group are secured so.
+    pub upstreams: Vec<Vec<Option<Arc<UpstreamTls>>>>,
     /// Downstream connections are secured so.
     pub downstream: Option<Arc<DownstreamTls>>,
 }
