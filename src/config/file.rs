@@ -29,9 +29,7 @@ pub(super) fn load(path: &Path, args: &ServeArgs, room: Room) -> Result<Plan, St
     let text = std::fs::read_to_string(path)
         .map_err(|error| format!("--config: {shown} cannot be read: {error}"))?;
     let environment = |name: &str| std::env::var(name).ok();
-    let mut plan = read(&shown, &text, &environment, &args.given, room)?;
-    plan.file = Some(path.into());
-    Ok(plan)
+    read(&shown, &text, &environment, &args.given, room)
 }
 
 /// The file's parts, before they are one plan.
@@ -123,7 +121,8 @@ fn check_groups(source: &Source<'_>, parts: &mut Parts, given: &Layer) {
         if parts.top.has("upstream") || given.has("upstream") {
             let endpoints = vec![Layer::default()];
             parts.groups.push(Group { endpoints, ..Group::default() });
-        } else {
+        } else if source.faults().is_none() {
+            // What is misspelt above may have been meant to be one.
             source.refuse_as_told(format!(
                 "{}: no upstream is given; write upstream = \"https://api.openai.com\", or \
                  [[upstream]] for groups",
@@ -162,6 +161,7 @@ fn plan(source: &Source<'_>, parts: &Parts, given: &Layer, room: Room) -> Option
     let plan = Plan::without_routes(&args, room, count);
     let mut plan = plan.map_err(|error| told(places.relocate(error))).ok()?;
     plan.places = places;
+    plan.file = Some((*source.file).into());
     let idle_max = |args: &ServeArgs| pool_idle_max(args, room.descriptors, plan.workers, count);
     let mut groups = Vec::new();
     for group in &parts.groups {

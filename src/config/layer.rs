@@ -141,15 +141,23 @@ impl Places {
     pub fn relocate(&self, message: String) -> String {
         let flagged = message.strip_prefix("--").and_then(|rest| rest.split_once(": "));
         let Some((flag, why)) = flagged else { return message };
-        let Some(place) = self.0.get(flag) else { return message };
+        // What is missing has no line: then that counts which it is missing beside.
+        let beside = || {
+            let named = |(other, _): &(&String, &Place)| why.contains(&format!("--{other}"));
+            self.0.iter().find(named).map(|(_, place)| place)
+        };
+        let Some(place) = self.0.get(flag).or_else(beside) else { return message };
         let mut why = why.to_owned();
         for (shown, written) in &place.masks {
             why = why.replace(shown, written);
         }
-        for flag in flags().keys().rev() {
-            let key = self.0.get(flag).map_or_else(|| flag.replace('-', "_"), |p| p.key.clone());
-            why = why.replace(&format!("--{flag}"), &key);
+        let key = |flag: &str| {
+            self.0.get(flag).map_or_else(|| flag.replace('-', "_"), |place| place.key.clone())
+        };
+        for other in flags().keys().rev() {
+            why = why.replace(&format!("--{other}"), &key(other));
         }
-        format!("{}:{}: {}: {why}", place.file, place.line, place.key)
+        let key = key(flag);
+        format!("{}:{}: {key}: {why}", place.file, place.line)
     }
 }

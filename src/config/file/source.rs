@@ -75,6 +75,8 @@ impl<'t> Source<'t> {
             return None;
         }
         errors.sort_by_key(|(line, _)| *line);
+        // Of endpoints that share a setting each finds the same fault.
+        errors.dedup();
         let told = |(line, message): &(usize, String)| match line {
             0 => message.clone(),
             line => format!("{}:{line}: {message}", self.file),
