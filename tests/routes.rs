@@ -509,7 +509,7 @@ fn an_edited_body_is_sent_again_when_it_has_to_be() {
              [[route]]\nprefix = \"/v1\"\nset = {{ model = \"m-2\" }}\n"
         );
         let server = configured(io, &config, "");
-        let line = "POST /v1/chat/completions?mock_fail=503:2&mock_key=edited";
+        let line = "POST /v1/chat/completions?mock_fail_first=2:503&mock_key=edited";
         let got = got(server.addresses[0], line, "", "{\"stream\":true}");
         assert_eq!(got.head.status(), 200, "{}", got.text());
         assert!(got.text().contains("m-2") && got.text().contains("[DONE]"), "{}", got.text());

@@ -47,30 +47,7 @@ pub(super) async fn whole(
         body.reserve(usize::try_from(length).unwrap_or(usize::MAX).min(READ_BUFFER_BYTES));
     }
     let mut deadline = clock::now() + timeout;
-    loop {
-        loop {
-            let step = decoder.step(connection.inbox.bytes()).map_err(|error| {
-                let message = format!("the request's body is malformed: {error}");
-                refuse(400, Outcome::RequestRefused, &message)
-            })?;
-            match step {
-                Step::Framing(n) => connection.inbox.consume(n),
-                Step::Data(n) => {
-                    if (body.len() + n) as u64 > bytes_max {
-                        let message =
-                            format!("the request's body is larger than {bytes_max} bytes");
-                        return Err(refuse(413, Outcome::RequestRefused, &message));
-                    }
-                    body.extend_from_slice(&connection.inbox.bytes()[..n]);
-                    connection.inbox.consume(n);
-                }
-                Step::End(n) => {
-                    connection.inbox.consume(n);
-                    return Ok(body);
-                }
-                Step::NeedMore => break,
-            }
-        }
+    while !take(connection, &mut decoder, &mut body, bytes_max)? {
         let waited = poll_fn(|cx| {
             if connection.core().stage() == Stage::Ending {
                 return Poll::Ready(Waited::Ending);
@@ -99,6 +76,39 @@ pub(super) async fn whole(
                 let message = "the client left before its request was whole";
                 return Err(refuse(502, Outcome::ClientGone, message));
             }
+        }
+    }
+    Ok(body)
+}
+
+/// Takes what has been received of the body; true when it is whole.
+fn take(
+    connection: &mut Connection,
+    decoder: &mut BodyDecoder,
+    body: &mut Vec<u8>,
+    bytes_max: u64,
+) -> Result<bool, Refusal> {
+    let inbox = &mut connection.inbox;
+    loop {
+        let step = decoder.step(inbox.bytes()).map_err(|error| {
+            let message = format!("the request's body is malformed: {error}");
+            Refusal::new(400, Outcome::RequestRefused, message)
+        })?;
+        match step {
+            Step::Framing(n) => inbox.consume(n),
+            Step::Data(n) => {
+                if (body.len() + n) as u64 > bytes_max {
+                    let message = format!("the request's body is larger than {bytes_max} bytes");
+                    return Err(Refusal::new(413, Outcome::RequestRefused, message));
+                }
+                body.extend_from_slice(&inbox.bytes()[..n]);
+                inbox.consume(n);
+            }
+            Step::End(n) => {
+                inbox.consume(n);
+                return Ok(true);
+            }
+            Step::NeedMore => return Ok(false),
         }
     }
 }

@@ -139,10 +139,7 @@ pub(super) fn resolve(core: &Core, head: &RequestHead) -> Result<Way, Unrouted> 
     };
     let route = Rc::clone(&core.routes[number]);
     let asked = head.path_and_query();
-    let target = match &route.route.to {
-        Some(_) => Some(route.route.target(&asked, &captured).into_owned()),
-        None => None,
-    };
+    let target = route.route.target(&asked, &captured);
     let path = target.as_deref().unwrap_or_else(|| head.path());
     let dialect = route
         .route

@@ -277,8 +277,8 @@ impl Matching {
     }
 
     fn takes(&self, method: &str) -> bool {
-        let named = |own: &Box<str>| **own == *method || (method == "HEAD" && &**own == "GET");
-        self.methods.is_empty() || self.methods.iter().any(named)
+        let named = |own: &str| own == method || (method == "HEAD" && own == "GET");
+        self.methods.is_empty() || self.methods.iter().any(|own| named(own))
     }
 
     /// Whether no request reaches `later`, which stands behind this one.

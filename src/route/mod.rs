@@ -12,8 +12,6 @@ pub mod matching;
 pub mod request;
 pub mod template;
 
-use std::borrow::Cow;
-
 use crate::config::plan::ExchangePlan;
 use crate::dialect::Dialect;
 use crate::http1::edits::FieldEdits;
@@ -90,15 +88,15 @@ impl Route {
         }
     }
 
-    /// Path and query to ask for upstream, before the endpoint's base path.
-    pub fn target<'t>(&self, asked: &'t str, captured: &Captured<'_>) -> Cow<'t, str> {
-        let Some(to) = &self.to else { return Cow::Borrowed(asked) };
+    /// Path and query to ask for upstream, before the endpoint's base path, where they are not
+    /// those that were asked for.
+    pub fn target(&self, asked: &str, captured: &Captured<'_>) -> Option<String> {
         let (_, asked_query) = query::split(asked);
-        let mut target = to.path(captured);
+        let mut target = self.to.as_ref()?.path(captured);
         if let Some(asked_query) = asked_query {
             target.push(if target.contains('?') { '&' } else { '?' });
             target.push_str(asked_query);
         }
-        Cow::Owned(target)
+        Some(target)
     }
 }

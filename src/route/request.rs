@@ -192,8 +192,8 @@ impl BodyRules {
         let (path, Some(asked)) = query::split(target) else { return Ok(target.to_owned()) };
         let mut left = Vec::new();
         for pair in query::pairs(asked) {
-            let named = |name: &&Box<str>| pair.name.as_deref() == Some(name);
-            let Some(name) = self.query.iter().find(named) else {
+            let asked = pair.name.as_deref().unwrap_or_default();
+            let Some(name) = self.query.iter().find(|name| ***name == *asked) else {
                 left.push(pair.raw);
                 continue;
             };

@@ -16,9 +16,9 @@ pub enum Template {
         default: Option<Box<str>>,
     },
     /// Members, in order.
-    Object(Vec<(Box<str>, Template)>),
+    Object(Vec<(Box<str>, Self)>),
     /// Items.
-    Array(Vec<Template>),
+    Array(Vec<Self>),
 }
 
 impl Template {

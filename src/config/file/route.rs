@@ -211,10 +211,8 @@ fn body<'t>(source: &Source<'t>, body: &mut BodyRules, key: &str, value: &Value<
         }
         "include_usage" => body.include_usage = source.switch(key, value) == Some(true),
         "body" => {
-            if let Some(DeValue::Table(_)) = Some(value.get_ref()) {
+            if source.table(key, value).is_some() {
                 body.template = template(source, value, true);
-            } else {
-                source.table(key, value);
             }
         }
         _ => {

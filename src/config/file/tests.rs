@@ -171,11 +171,22 @@ fn a_whole_route_is_read() {
     assert!(!shown.contains("sk-1") && !format!("{plan:?}").contains("sk-1"), "{shown}");
 }
 
+const UP: &str = "upstream = \"http://a:1\"\n";
+
+/// Each text has one fault: its line, and what is said of it.
+fn told(cases: &[(String, usize, &str)]) {
+    for (text, line, has) in cases {
+        let told = faults(text);
+        let at = format!("relay.toml:{line}: ");
+        assert!(told.starts_with(&at) && told.contains(has), "{text}\n{told}");
+        assert_eq!(told.lines().count(), 1, "{text}\n{told}");
+        assert!(!told.contains("sk-secret"), "{told}");
+    }
+}
+
 #[test]
-fn every_fault_names_its_line_and_the_mend() {
-    const UP: &str = "upstream = \"http://a:1\"\n";
-    let route = |keys: &str| format!("{UP}[[route]]\npath = \"/x\"\n{keys}\n");
-    for (text, starts, has) in [
+fn every_fault_of_the_file_and_its_upstreams_names_its_line_and_the_mend() {
+    told(&[
         ("upsteam = \"http://a\"\n".to_owned(), 1, "did you mean \"upstream\"?"),
         (format!("{UP}max_stream = 3"), 2, "did you mean \"max_streams\"?"),
         (format!("{UP}max-streams = 3"), 2, "did you mean \"max_streams\"?"),
@@ -209,6 +220,13 @@ fn every_fault_names_its_line_and_the_mend() {
             4,
             "the upstream has no name",
         ),
+    ]);
+}
+
+#[test]
+fn every_fault_of_a_route_names_its_line_and_the_mend() {
+    let route = |keys: &str| format!("{UP}[[route]]\npath = \"/x\"\n{keys}\n");
+    told(&[
         (route("pat = \"/y\""), 4, "did you mean \"path\"?"),
         (route("prefix = \"/y\""), 4, "path and prefix are both given"),
         (route("method = \"post\""), 4, "write it in capitals"),
@@ -237,13 +255,7 @@ fn every_fault_names_its_line_and_the_mend() {
         (route("cors = { origins = \"*\", credentials = true }"), 4, "name the origins"),
         (route("dialect = \"anthropic\"\ninclude_usage = true"), 2, "include_usage: anthropic has"),
         (route("[[route]]\npath = \"/x\""), 4, "the route of line 2 takes them all"),
-    ] {
-        let told = faults(&text);
-        let at = format!("relay.toml:{starts}: ");
-        assert!(told.starts_with(&at) && told.contains(has), "{text}\n{told}");
-        assert_eq!(told.lines().count(), 1, "{text}\n{told}");
-        assert!(!told.contains("sk-secret"), "{told}");
-    }
+    ]);
 }
 
 #[test]

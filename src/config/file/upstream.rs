@@ -68,7 +68,7 @@ pub(super) fn read<'t>(source: &Source<'t>, table: &DeTable<'t>, at: Range<usize
             }
             "key" => key = source.secret(name, value).map(|text| (text, value.span())),
             "key_header" => {
-                key_header = source.read(name, value, |text| super::route::field_name(text));
+                key_header = source.read(name, value, super::route::field_name);
             }
             _ => match FLAGS.iter().find(|(known, ..)| *known == name) {
                 Some((_, flag, takes)) => {
