@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::admin::{self, Admin};
-use crate::config::plan::{AccessLogTo, Endpoint, Plan, UpstreamPlan};
+use crate::config::plan::{AccessLogTo, Endpoint, ListenerPlan, Plan, UpstreamPlan};
 use crate::limits::DESCRIPTOR_TABLE_MAX;
 use crate::net::listener;
 use crate::net::resolver::Resolved;
@@ -46,7 +46,9 @@ pub struct Server {
     controls: Arc<Vec<UnixStream>>,
     workers: Vec<JoinHandle<()>>,
     access: access::Writer,
-    tls: Option<Arc<DownstreamTls>>,
+    shown: Vec<Arc<DownstreamTls>>,
+    /// Whether each address speaks TLS.
+    secured: Vec<bool>,
     drain_grace: Duration,
 }
 
@@ -60,7 +62,7 @@ impl Server {
         let (access_log, access) = open_access_log(plan)?;
         let groups = group_parts(plan, &tls);
         let routes = RouteParts::of(plan);
-        let (addresses, listeners) = bind_all(&plan.listen, plan.workers)?;
+        let (addresses, listeners) = bind_all(&plan.listeners, plan.workers)?;
         let cpus = allowed_cpus();
         let mut controls = Vec::new();
         let (mut workers, mut metrics, mut snapshots) = (Vec::new(), Vec::new(), Vec::new());
@@ -69,11 +71,11 @@ impl Server {
             let (ours, theirs) = UnixStream::pair()?;
             let (snapshot_to, snapshot_from) = sync_channel(1);
             let (started_to, started_from) = sync_channel(1);
-            let core = core_parts(plan, number, &groups, &routes, &tls, &access_log);
+            let core = core_parts(plan, number, &groups, &routes, &access_log);
             let cells = Arc::clone(&core.metrics);
             let parts = WorkerParts {
                 core,
-                listeners,
+                listeners: listeners.into_iter().zip(tls.listeners.iter().cloned()).collect(),
                 io: plan.io,
                 cpu: plan.pin.then(|| cpus.get(number % cpus.len().max(1)).copied()).flatten(),
                 control: theirs,
@@ -101,9 +103,8 @@ impl Server {
             }
             None => None,
         };
-        if let Some(tls) = &tls.downstream {
-            watch_certificates(tls)?;
-        }
+        let shown = shown(&tls);
+        shown.iter().try_for_each(watch_certificates)?;
         let drain_grace = plan.exchange.drain_grace;
         Ok(Self {
             addresses,
@@ -114,16 +115,15 @@ impl Server {
             controls,
             workers,
             access,
-            tls: tls.downstream,
+            shown,
+            secured: tls.listeners.iter().map(Option::is_some).collect(),
             drain_grace,
         })
     }
 
     /// Reads the certificates shown to clients again; live connections keep theirs.
     pub fn reload_certificates(&self) {
-        if let Some(tls) = &self.tls {
-            reload(tls);
-        }
+        self.shown.iter().for_each(|tls| reload(tls));
     }
 
     fn tell(&self, command: u8) {
@@ -193,7 +193,6 @@ fn core_parts(
     worker: usize,
     groups: &Groups,
     routes: &[RouteParts],
-    tls: &Tls,
     access: &AccessLog,
 ) -> CoreParts {
     let metrics = Arc::new(WorkerMetrics::new());
@@ -203,7 +202,6 @@ fn core_parts(
         plan: plan.exchange.clone(),
         routes: routes.to_vec(),
         groups: groups.clone(),
-        tls: tls.downstream.clone(),
         metrics,
         access: access.clone(),
         // Shares are rounded up: a limit of 1 must not be 0 on the second core.
@@ -225,14 +223,32 @@ pub fn load_tls(plan: &Plan) -> Result<Tls, String> {
         let secured: Result<Vec<_>, String> = secured.collect();
         upstreams.push(secured.map_err(|error| group.places.relocate(error))?);
     }
-    let downstream = match plan.certificates.as_slice() {
-        [] => None,
-        files => {
-            let loaded = DownstreamTls::load(files);
-            Some(Arc::new(loaded.map_err(|error| plan.places.relocate(error))?))
+    let mut listeners: Vec<Option<Arc<DownstreamTls>>> = Vec::new();
+    for listener in &plan.listeners {
+        let files = listener.certificates.as_slice();
+        // Those that show the same share their tickets, and one watch over the files.
+        let same = listeners.iter().flatten().find(|tls| tls.files() == files).cloned();
+        listeners.push(match same {
+            _ if files.is_empty() => None,
+            Some(same) => Some(same),
+            None => {
+                let loaded = DownstreamTls::load(files);
+                Some(Arc::new(loaded.map_err(|error| plan.places.relocate(error))?))
+            }
+        });
+    }
+    Ok(Tls { upstreams, listeners })
+}
+
+/// What clients are shown, each once.
+fn shown(tls: &Tls) -> Vec<Arc<DownstreamTls>> {
+    let mut shown: Vec<Arc<DownstreamTls>> = Vec::new();
+    for tls in tls.listeners.iter().flatten() {
+        if !shown.iter().any(|other| Arc::ptr_eq(other, tls)) {
+            shown.push(Arc::clone(tls));
         }
-    };
-    Ok(Tls { upstreams, downstream })
+    }
+    shown
 }
 
 fn open_access_log(plan: &Plan) -> io::Result<(AccessLog, access::Writer)> {
@@ -270,13 +286,13 @@ fn watch_certificates(tls: &Arc<DownstreamTls>) -> io::Result<()> {
 /// Binds every address once per worker. Port 0 is resolved by the first and shared by the rest.
 #[allow(clippy::type_complexity)]
 fn bind_all(
-    listen: &[SocketAddr],
+    listen: &[ListenerPlan],
     workers: usize,
 ) -> io::Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>)> {
     let mut addresses = Vec::new();
     let mut per_worker: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
-    for &wanted in listen {
-        let mut address = wanted;
+    for wanted in listen {
+        let mut address = wanted.address;
         for listeners in &mut per_worker {
             let listener = listener::bind(address).map_err(|error| {
                 io::Error::new(error.kind(), format!("--listen {address}: {error}"))
@@ -404,8 +420,14 @@ fn announce(server: &Server, plan: &Plan) {
             endpoint.authority
         );
     }
-    let scheme = if server.tls.is_some() { "https" } else { "http" };
-    let listen: Vec<String> = server.addresses.iter().map(|a| format!("{scheme}://{a}")).collect();
+    let listen: Vec<String> = server
+        .addresses
+        .iter()
+        .zip(&server.secured)
+        .map(|(address, secured)| {
+            format!("{}://{address}", if *secured { "https" } else { "http" })
+        })
+        .collect();
     let why = server.driver.fell_back.as_deref();
     let why = why.map_or_else(String::new, |why| format!(" (fell back: {why})"));
     let admin = server.admin.map_or_else(|| "off".to_owned(), |admin| format!("http://{admin}"));

@@ -553,6 +553,16 @@ fn every_example_is_right_and_tells_no_secret() {
 }
 
 #[test]
+fn the_readmes_file_is_right() {
+    let readme = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = std::fs::read_to_string(readme).expect("readable");
+    let (_, rest) = text.split_once("```toml\n").expect("a file");
+    let path = file(rest.split_once("```").expect("its end").0);
+    let checked = run(&["check", "--config", path.to_str().expect("UTF-8")]);
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
+
+#[test]
 fn a_wrong_file_is_told_by_line() {
     let path = file("upstream = \"http://a\"\nworker = 1\n[[route]]\npath = \"x\"\n");
     let path = path.to_str().expect("UTF-8");

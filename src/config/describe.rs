@@ -38,11 +38,15 @@ impl Plan {
     }
 
     fn front(&self) -> Rows {
-        let listen: Vec<String> = self.listen.iter().map(ToString::to_string).collect();
-        let mut rows = vec![
-            ("listen", listen.join(", ")),
-            ("tls certificates", self.certificates.len().to_string()),
-        ];
+        // Those with the same certificates stand together.
+        let mut rows = Rows::new();
+        for together in self.listeners.chunk_by(|a, b| a.certificates == b.certificates) {
+            let addresses: Vec<String> =
+                together.iter().map(|listener| listener.address.to_string()).collect();
+            rows.push(("listen", addresses.join(", ")));
+            let certificates = together.first().map_or(0, |first| first.certificates.len());
+            rows.push(("tls certificates", certificates.to_string()));
+        }
         if let Some(file) = &self.file {
             rows.insert(0, ("file", file.display().to_string()));
         }

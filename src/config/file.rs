@@ -9,13 +9,16 @@ mod route;
 mod source;
 mod upstream;
 
+use std::ops::Range;
 use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
 use super::cli::ServeArgs;
-use super::layer::{Layer, Places, flags};
-use super::plan::{Plan, Room, endpoint_of, exchange_plan, pool_idle_max};
+use super::layer::{Layer, Places, Takes, flags};
+use super::plan::{
+    ListenerPlan, Plan, Room, endpoint_of, exchange_plan, listeners_of, pool_idle_max,
+};
 use crate::route::Route;
 use source::{Source, Value};
 use upstream::Group;
@@ -36,6 +39,7 @@ pub(super) fn load(path: &Path, args: &ServeArgs, room: Room) -> Result<Plan, St
 #[derive(Default)]
 struct Parts {
     top: Layer,
+    listeners: Vec<Layer>,
     groups: Vec<Group>,
     routes: Vec<route::Written>,
 }
@@ -81,6 +85,11 @@ fn parts<'t>(source: &Source<'t>, table: &DeTable<'t>) -> Parts {
                     parts.groups.push(upstream::read(source, table, at));
                 }
             }
+            "listener" => {
+                for (table, at) in tables(source, name, value) {
+                    parts.listeners.push(listener(source, table, at));
+                }
+            }
             "route" => {
                 for (table, at) in tables(source, name, value) {
                     parts.routes.push(route::read(source, table, at));
@@ -92,7 +101,7 @@ fn parts<'t>(source: &Source<'t>, table: &DeTable<'t>) -> Parts {
                     let keys: Vec<String> =
                         flags.keys().map(|flag| flag.replace('-', "_")).collect();
                     let mut known: Vec<&str> = keys.iter().map(String::as_str).collect();
-                    known.push("route");
+                    known.extend(["listener", "route"]);
                     source.unknown(name, &at, "the file", &known);
                 }
             },
@@ -101,12 +110,52 @@ fn parts<'t>(source: &Source<'t>, table: &DeTable<'t>) -> Parts {
     parts
 }
 
+/// Reads one `[[listener]]`.
+fn listener<'t>(source: &Source<'t>, table: &DeTable<'t>, at: Range<usize>) -> Layer {
+    const FLAGS: &[(&str, &str, Takes)] = &[
+        ("address", "listen", Takes::One),
+        ("tls_cert", "tls-cert", Takes::Many),
+        ("tls_key", "tls-key", Takes::Many),
+    ];
+    let mut layer = Layer::default();
+    for (name, value) in table {
+        let (name, name_at) = (&**name.get_ref(), name.span());
+        match FLAGS.iter().find(|(known, ..)| *known == name) {
+            Some((_, flag, takes)) => {
+                source.flag(&mut layer, (flag, *takes), (name, &name_at), value);
+            }
+            None => {
+                let known: Vec<&str> = FLAGS.iter().map(|(known, ..)| *known).collect();
+                source.unknown(name, &name_at, "[[listener]]", &known);
+            }
+        }
+    }
+    if !table.contains_key("address") {
+        source.refuse(&at, "the listener has no address; write address = \"0.0.0.0:8080\"");
+    }
+    layer
+}
+
+/// Where clients come: what flags say, else what the file says, in its tables and at its top.
+fn listeners(parts: &Parts, given: &Layer, args: &ServeArgs) -> Result<Vec<ListenerPlan>, String> {
+    let top = || listeners_of(args).map_err(|error| parts.top.places().relocate(error));
+    if given.has("listen") || parts.listeners.is_empty() {
+        return top();
+    }
+    let mut all = if parts.top.has("listen") { top()? } else { Vec::new() };
+    for layer in &parts.listeners {
+        let made = listeners_of(&layer.args()?);
+        all.extend(made.map_err(|error| layer.places().relocate(error))?);
+    }
+    Ok(all)
+}
+
 /// The tables of an array of tables, each with the place it begins at.
 fn tables<'v, 't>(
     source: &Source<'t>,
     key: &str,
     value: &'v Value<'t>,
-) -> Vec<(&'v DeTable<'t>, std::ops::Range<usize>)> {
+) -> Vec<(&'v DeTable<'t>, Range<usize>)> {
     let DeValue::Array(items) = value.get_ref() else {
         source.refuse(&value.span(), format!("{key}: write [[{key}]] with two brackets"));
         return Vec::new();
@@ -158,7 +207,8 @@ fn plan(source: &Source<'_>, parts: &Parts, given: &Layer, room: Room) -> Option
     let count = parts.groups.iter().map(endpoints).sum::<usize>();
     let args = top.args().map_err(told).ok()?;
     let places = top.places();
-    let plan = Plan::without_routes(&args, room, count);
+    let listeners = listeners(parts, given, &args).map_err(told).ok()?;
+    let plan = Plan::without_routes(&args, room, &listeners, count);
     let mut plan = plan.map_err(|error| told(places.relocate(error))).ok()?;
     plan.places = places;
     plan.file = Some((*source.file).into());

@@ -45,6 +45,15 @@ pub struct CertificateFiles {
     pub key: PathBuf,
 }
 
+/// Where clients come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerPlan {
+    /// The address.
+    pub address: SocketAddr,
+    /// Certificates shown to clients; none for plain HTTP.
+    pub certificates: Vec<CertificateFiles>,
+}
+
 /// How an upstream is reached over TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamTlsPlan {
@@ -189,10 +198,8 @@ pub struct UpstreamPlan {
 pub struct Plan {
     /// The file it comes from.
     pub file: Option<PathBuf>,
-    /// Addresses to listen on.
-    pub listen: Vec<SocketAddr>,
-    /// Certificates shown to clients; none for plain HTTP.
-    pub certificates: Vec<CertificateFiles>,
+    /// Where clients come; at least one listener.
+    pub listeners: Vec<ListenerPlan>,
     /// Where requests go; at least one group.
     pub upstreams: Vec<UpstreamPlan>,
     /// Which requests go where; at least one route.
@@ -228,7 +235,7 @@ impl Plan {
         match &args.config {
             Some(path) => super::file::load(path, args, room),
             None => {
-                let mut plan = Self::without_routes(args, room, 1)?;
+                let mut plan = Self::without_routes(args, room, &listeners_of(args)?, 1)?;
                 plan.add_group("", vec![endpoint_of(args)?], None, &plan.exchange.clone());
                 plan.routes.push(Route::everything(plan.exchange.clone()));
                 Ok(plan)
@@ -240,6 +247,7 @@ impl Plan {
     pub(super) fn without_routes(
         args: &ServeArgs,
         room: Room,
+        listeners: &[ListenerPlan],
         endpoints: usize,
     ) -> Result<Self, String> {
         let Room { descriptors, cores } = room;
@@ -253,14 +261,14 @@ impl Plan {
                 format!("--admin: {text:?} is not an address; write e.g. 127.0.0.1:9901 or off")
             })?),
         };
-        check_addresses(&args.listen, admin)?;
+        check_addresses(listeners, admin)?;
         let pool_idle_max = pool_idle_max(args, descriptors, workers, endpoints);
         let exchange = exchange_plan(args, pool_idle_max)?;
-        let streams_max = streams_max(args, descriptors, workers, pool_idle_max * endpoints)?;
+        let streams_max =
+            streams_max(args, descriptors, workers, (pool_idle_max * endpoints, listeners.len()))?;
         Ok(Self {
             file: None,
-            listen: args.listen.clone(),
-            certificates: certificates(args)?,
+            listeners: listeners.to_vec(),
             upstreams: Vec::new(),
             routes: Vec::new(),
             workers,
@@ -308,12 +316,22 @@ pub(super) struct Room {
     pub cores: usize,
 }
 
-fn check_addresses(listen: &[SocketAddr], admin: Option<SocketAddr>) -> Result<(), String> {
-    for (index, address) in listen.iter().enumerate() {
+/// The addresses of `--listen`, with the certificates of them all.
+pub(super) fn listeners_of(args: &ServeArgs) -> Result<Vec<ListenerPlan>, String> {
+    let certificates = certificates(args)?;
+    let listener = |address: &SocketAddr| ListenerPlan {
+        address: *address,
+        certificates: certificates.clone(),
+    };
+    Ok(args.listen.iter().map(listener).collect())
+}
+
+fn check_addresses(listeners: &[ListenerPlan], admin: Option<SocketAddr>) -> Result<(), String> {
+    for (index, ListenerPlan { address, .. }) in listeners.iter().enumerate() {
         if address.port() == 0 {
             continue;
         }
-        if listen[..index].contains(address) {
+        if listeners[..index].iter().any(|other| other.address == *address) {
             return Err(format!("--listen: {address} is given twice; give it once"));
         }
         if admin == Some(*address) {
@@ -417,9 +435,9 @@ fn streams_max(
     args: &ServeArgs,
     descriptors: u64,
     workers: usize,
-    pool_idle_max: usize,
+    (pool_idle_max, listeners): (usize, usize),
 ) -> Result<usize, String> {
-    let worker = DESCRIPTORS_PER_WORKER + 2 * args.listen.len() as u64;
+    let worker = DESCRIPTORS_PER_WORKER + 2 * listeners as u64;
     let own = DESCRIPTORS_RESERVED.saturating_add(worker * workers as u64);
     let pooled = (pool_idle_max as u64).saturating_mul(workers as u64);
     let streams = |kept: u64| {

@@ -25,7 +25,6 @@ use slab::Slab;
 use crate::config::plan::{ExchangePlan, UpstreamPlan};
 use crate::flow::deadlines::Deadlines;
 use crate::flow::stream::Marks;
-use crate::net::tls::config::DownstreamTls;
 use crate::net::tls::turns::Turns;
 use crate::relay::record::Live;
 use crate::relay::routing::{RouteParts, RouteState};
@@ -59,8 +58,6 @@ pub struct Core {
     pub routes: Vec<Rc<RouteState>>,
     /// Where they go.
     pub groups: Vec<Group>,
-    /// How the clients' side is secured.
-    pub tls: Option<Arc<DownstreamTls>>,
     /// Handshakes, one after the other.
     pub turns: Turns,
     /// This worker's counters.
@@ -98,8 +95,6 @@ pub struct CoreParts {
     pub routes: Vec<RouteParts>,
     /// Where they go: each group's plan, and its endpoints.
     pub groups: Vec<(UpstreamPlan, Vec<EndpointParts>)>,
-    /// How the clients' side is secured.
-    pub tls: Option<Arc<DownstreamTls>>,
     /// The worker's counters.
     pub metrics: Arc<WorkerMetrics>,
     /// Where access lines go.
@@ -120,7 +115,6 @@ impl Core {
             router,
             routes: parts.routes.into_iter().map(route).collect(),
             groups: parts.groups.into_iter().map(|(plan, parts)| Group::new(plan, parts)).collect(),
-            tls: parts.tls,
             turns: Turns::default(),
             metrics: parts.metrics,
             access: parts.access,
@@ -342,7 +336,6 @@ pub(crate) mod tests {
         let plan = Plan::from_args(&args, 20_000, 1).expect("valid");
         Core::new(CoreParts {
             worker: 0,
-            tls: None,
             routes: RouteParts::of(&plan),
             groups: plan
                 .upstreams

@@ -90,7 +90,11 @@ fn the_route_says_first_then_its_group_then_the_top_and_flags_win() {
         (
             (a.retry.retries, seconds(a.idle_timeout), seconds(a.stream_timeout), a.retry.posts),
             (b.retry.retries, seconds(b.idle_timeout), seconds(b.stream_timeout), b.retry.posts),
-            (plan.upstreams[0].pool.idle_max, plan.upstreams[1].pool.idle_max, plan.listen.len()),
+            (
+                plan.upstreams[0].pool.idle_max,
+                plan.upstreams[1].pool.idle_max,
+                plan.listeners.len(),
+            ),
             (a.retry.statuses, b.retry.statuses),
         )
     };
@@ -197,6 +201,18 @@ fn every_fault_of_the_file_and_its_upstreams_names_its_line_and_the_mend() {
         (format!("{UP}high_water_mark = \"1k\""), 2, "high_water_mark: 1024 bytes is too small"),
         (format!("{UP}retry_status = [200]"), 2, "retry_status: 200 is no error status"),
         (format!("{UP}tls_cert = \"a.pem\""), 2, "give one tls_key for each tls_cert"),
+        (format!("{UP}[[listener]]\ntls_cert = \"a\""), 2, "the listener has no address"),
+        (format!("{UP}[[listener]]\naddress = \"x\""), 3, "address: \"x\": "),
+        (
+            format!("{UP}[[listener]]\naddress = \"127.0.0.1:1\"\ntls_key = \"a\""),
+            4,
+            "give one tls_key for each tls_cert",
+        ),
+        (
+            format!("{UP}[[listener]]\naddress = \"127.0.0.1:1\"\ntls_crt = \"a\""),
+            4,
+            "did you mean \"tls_cert\"?",
+        ),
         (format!("{UP}\n\nupstream_ca = \"a\""), 4, "upstream_ca: the upstream is plain http"),
         (format!("{UP}x = "), 2, "this is not TOML"),
         ("upstream = \"${NONE}\"".to_owned(), 1, "NONE is not set in the environment"),
@@ -269,6 +285,22 @@ fn all_faults_are_told_at_once_in_order() {
         ["relay.toml:1:", "relay.toml:2:", "relay.toml:5:", "relay.toml:6:"],
         "{told}"
     );
+}
+
+#[test]
+fn listeners_have_certificates_of_their_own() {
+    let text = "upstream = \"http://a\"\n[[listener]]\naddress = \"127.0.0.1:1\"\n[[listener]]\n\
+        address = \"127.0.0.1:2\"\ntls_cert = [\"a\", \"b\"]\ntls_key = [\"c\", \"d\"]\n";
+    let shown = |text: &str, flags: &str| -> Vec<String> {
+        let plan = read_with(text, flags).expect("valid");
+        let listeners = plan.listeners.iter();
+        listeners.map(|l| format!("{} {}", l.address.port(), l.certificates.len())).collect()
+    };
+    assert_eq!(shown(text, ""), ["1 0", "2 2"]);
+    assert_eq!(shown(text, "--listen 127.0.0.1:3"), ["3 0"]);
+    let both = format!("listen = \"127.0.0.1:4\"\ntls_cert = \"e\"\ntls_key = \"f\"\n{text}");
+    assert_eq!(shown(&both, ""), ["4 1", "1 0", "2 2"]);
+    assert_eq!(shown("upstream = \"http://a\"", ""), ["8080 0"]);
 }
 
 #[test]

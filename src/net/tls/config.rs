@@ -231,6 +231,11 @@ impl ResolvesServerCert for Shown {
 }
 
 impl DownstreamTls {
+    /// The files it was read from.
+    pub fn files(&self) -> &[CertificateFiles] {
+        &self.files
+    }
+
     /// Reads the certificates and keys.
     ///
     /// # Errors
@@ -315,6 +320,6 @@ fn stamps(files: &[CertificateFiles]) -> Vec<Stamp> {
 pub struct Tls {
     /// Connections to each endpoint of each upstream group are secured so.
     pub upstreams: Vec<Vec<Option<Arc<UpstreamTls>>>>,
-    /// Downstream connections are secured so.
-    pub downstream: Option<Arc<DownstreamTls>>,
+    /// Connections to each listener are secured so.
+    pub listeners: Vec<Option<Arc<DownstreamTls>>>,
 }
