@@ -17,7 +17,7 @@ use toml::de::{DeTable, DeValue};
 use super::cli::ServeArgs;
 use super::layer::{Layer, Places, Takes, flags};
 use super::plan::{
-    ListenerPlan, Plan, Room, endpoint_of, exchange_plan, listeners_of, pool_idle_max,
+    ListenerPlan, Plan, Room, endpoint_of, exchange_plan, listeners_of, pool_idle_max, streams_max,
 };
 use crate::route::Route;
 use source::{Source, Value};
@@ -249,6 +249,17 @@ fn plan(source: &Source<'_>, parts: &Parts, given: &Layer, room: Room) -> Option
     }
     if plan.upstreams.len() < parts.groups.len() {
         return None;
+    }
+    let pooled = plan.upstreams.iter().map(|group| group.pool.idle_max * group.endpoints.len());
+    let per_worker = (pooled.sum(), plan.listeners.len());
+    match streams_max(&args, room.descriptors, plan.workers, per_worker) {
+        Ok(streams) => plan.streams_max = streams,
+        Err(error) => {
+            // What a group asks for is too much where the top does not.
+            let places = plan.upstreams.iter().map(|group| &group.places).chain([&plan.places]);
+            let located = places.map(|places| places.relocate(error.clone()));
+            told(located.into_iter().find(|told| *told != error).unwrap_or(error));
+        }
     }
     routes(source, parts, given, &mut plan);
     Some(plan)

@@ -431,7 +431,9 @@ pub(super) fn pool_idle_max(
     args.pool_max_idle.unwrap_or_else(|| POOL_IDLE_MAX.min(share))
 }
 
-fn streams_max(
+/// Streams at once: what is asked, else what the descriptors allow beside the idle connections
+/// that each worker's pools keep.
+pub(super) fn streams_max(
     args: &ServeArgs,
     descriptors: u64,
     workers: usize,

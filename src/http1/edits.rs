@@ -27,6 +27,10 @@ impl FieldEdits {
                 .is_some_and(|pass| !pass.iter().any(|other| named(other)) && !of_body())
     }
 
+    pub(super) fn sets(&self, name: &str) -> bool {
+        self.set.iter().any(|(own, _)| own.eq_ignore_ascii_case(name))
+    }
+
     pub(super) fn put(&self, out: &mut Vec<u8>) {
         for (name, value) in &self.set {
             put(out, name.as_bytes(), value.expose().as_bytes());

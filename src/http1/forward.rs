@@ -100,6 +100,10 @@ fn stays(field: &Field<'_>, named: &[&[u8]]) -> bool {
             && !field.known.is_kept())
 }
 
+fn is_named(field: &Field<'_>, name: &str) -> bool {
+    field.name.eq_ignore_ascii_case(name.as_bytes())
+}
+
 /// Fields by which clients show who they are to providers.
 fn is_credential(name: &[u8]) -> bool {
     let known = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
@@ -151,6 +155,7 @@ pub fn encode_request(head: &RequestHead, forward: &ForwardRequest<'_>, out: &mu
             Name::AcceptEncoding if forward.identity => {}
             Name::ContentType if changes.own_body.is_some() => {}
             _ if changes.keep_credentials && is_credential(field.name) => {}
+            _ if changes.key.is_some_and(|(name, _)| is_named(&field, name)) => {}
             _ if changes.edits.is_some_and(|edits| edits.stops(field.name)) => {}
             Name::XForwardedFor => join(&mut forwarded_for, field.value),
             Name::Via => join(&mut via, field.value),
@@ -164,7 +169,9 @@ pub fn encode_request(head: &RequestHead, forward: &ForwardRequest<'_>, out: &mu
     if let Some(body) = changes.own_body {
         put(out, "Content-Type", body.content_type);
     }
-    if let Some((name, value)) = changes.key {
+    // A field that is set by name is meant.
+    let set = |name: &str| changes.edits.is_some_and(|edits| edits.sets(name));
+    if let Some((name, value)) = changes.key.filter(|(name, _)| !set(name)) {
         put(out, name, value.expose().as_bytes());
     }
     if let Some(edits) = changes.edits {
@@ -378,6 +385,51 @@ mod tests {
              X-Forwarded-Host: front\r\nX-Request-Id: id-1\r\nVia: 1.0 old, 1.1 millstream\r\n\
              Content-Length: 3\r\n\r\n";
         assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn a_route_changes_the_fields_it_names_and_the_clients_key_stays() {
+        let request = "GET /a HTTP/1.1\r\nHost: front\r\nAuthorization: Bearer c\r\nApi-Key: c\r\n\
+             X-Key: c\r\nX-Set: c\r\nX-Gone: c\r\nX-Kept: c\r\nX-Other: c\r\nContent-Type: a/b\r\n\
+             Content-Length: 1\r\n\r\n";
+        let Ok(Status::Complete((head, _))) = parse_request(request.as_bytes(), &mut 0) else {
+            panic!("does not parse");
+        };
+        let names = |names: &[&str]| names.iter().map(|name| (*name).into()).collect();
+        let edits = FieldEdits {
+            set: vec![("X-Set".into(), Secret::open("s"))],
+            remove: names(&["x-gone"]),
+            pass: Some(names(&["X-Kept", "x-gone", "X-KEY", "authorization"])),
+        };
+        let key = Secret::hidden("k");
+        let forward = ForwardRequest {
+            authority: "up:1",
+            target: "/a",
+            client_ip: IpAddr::from([127, 0, 0, 9]),
+            scheme: "http",
+            request_id: "id-1",
+            identity: false,
+            framing: BodyFraming::Length(2),
+            changes: RequestChanges {
+                edits: Some(&edits),
+                key: Some(("x-key", &key)),
+                keep_credentials: true,
+                own_body: Some(OwnBody { method: "POST", content_type: b"application/json" }),
+            },
+        };
+        let encoded = |forward: &ForwardRequest<'_>| {
+            let mut out = Vec::new();
+            encode_request(&head, forward, &mut out);
+            String::from_utf8(out).expect("ASCII")
+        };
+        let expected = "POST /a HTTP/1.1\r\nHost: up:1\r\nX-Kept: c\r\n\
+             Content-Type: application/json\r\nx-key: k\r\nX-Set: s\r\n\
+             X-Forwarded-For: 127.0.0.9\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: front\r\n\
+             X-Request-Id: id-1\r\nVia: 1.1 millstream\r\nContent-Length: 2\r\n\r\n";
+        assert_eq!(encoded(&forward), expected);
+        let changes = RequestChanges { key: Some(("x-set", &key)), ..forward.changes };
+        let set = encoded(&ForwardRequest { changes, ..forward });
+        assert!(set.contains("X-Set: s\r\n") && !set.contains(": k\r\n"), "{set}");
     }
 
     #[test]

@@ -227,6 +227,7 @@ fn every_fault_of_the_file_and_its_upstreams_names_its_line_and_the_mend() {
             3,
             "tls_ca: the upstream is",
         ),
+        ("[[upstream]]\nurl = \"http://a\"\npool_max_idle = 9999".to_owned(), 3, "leaves no room"),
         ("[[upstream]]\nurl = \"ftp://a\"".to_owned(), 2, "url: \"ftp://a\": it begins neither"),
         ("[[upstream]]\nurl = \"http://a\"\nretrie = 1".to_owned(), 3, "did you mean \"retries\"?"),
         ("[upstream]\nurl = \"http://a\"".to_owned(), 1, "write [[upstream]]"),
