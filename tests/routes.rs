@@ -585,26 +585,22 @@ fn a_wrong_file_is_told_by_line() {
     assert!(told.contains(&format!("{ca}:3: upstream_ca: /none.pem cannot be read")), "{told}");
 }
 
-/// The examples with one upstream, served against the mock: the flags win over the file.
-#[test]
-fn examples_serve() {
-    for (name, path, body, has) in [
-        ("openai", "/v1/chat/completions", "{\"stream\":true}", "[DONE]"),
-        ("anthropic", "/v1/messages", "{\"stream\":true,\"max_tokens\":9}", "message_stop"),
-        (
-            "dashscope",
-            "/api/v1/services/aigc/text-generation/generation",
-            "{\"model\":\"qwen\"}",
-            "event:result",
-        ),
-        ("vllm-pair", "/v1/chat/completions", "{\"stream\":true}", "[DONE]"),
-    ] {
-        let upstream = format!("http://{}", mock());
+/// An example, served by the binary; ended when it is dropped.
+struct Served {
+    child: std::process::Child,
+    addr: SocketAddr,
+}
+
+impl Served {
+    /// With more flags, which win over the file; `UPSTREAM` is the base of the two that use it.
+    fn start(name: &str, upstream: &str, flags: &[&str]) -> Self {
         let config = format!("examples/{name}.toml");
         let mut child = Command::new(BINARY)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .args(["serve", "--config", &config, "--upstream", &upstream, "--admin", "off"])
-            .args(["--listen", "127.0.0.1:0", "--workers", "1", "--access-log", "off"])
+            .args(["serve", "--config", &config, "--admin", "off", "--listen", "127.0.0.1:0"])
+            .args(["--workers", "1", "--access-log", "off"])
+            .args(flags)
+            .env("UPSTREAM", upstream)
             .env("OPENAI_API_KEY", "k")
             .env("ANTHROPIC_API_KEY", "k")
             .env("DASHSCOPE_API_KEY", "k")
@@ -620,12 +616,192 @@ fn examples_serve() {
             stderr.read_exact(&mut byte).expect("a start-up line");
             told.push(char::from(byte[0]));
         }
-        let addr = told.split("http://").nth(1).and_then(|rest| rest.split([' ', ',']).next());
-        let addr: SocketAddr = addr.expect("an address").parse().expect("an address");
-        let got = got(addr, &format!("POST {path}"), "Content-Type: application/json\r\n", body);
-        let _ = child.kill();
-        let _ = child.wait();
-        assert!(got.whole && got.text().contains(has), "{name}: {} {told}", got.text());
         assert!(told.contains(&config), "{told}");
+        let addr = told.split("http://").nth(1).and_then(|rest| rest.split([' ', ',']).next());
+        let addr = addr.expect("an address").parse().expect("an address");
+        Self { child, addr }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn examples_serve() {
+    for (name, path, body, has) in [
+        ("openai", "/v1/chat/completions", "{\"stream\":true}", "[DONE]"),
+        ("anthropic", "/v1/messages", "{\"stream\":true,\"max_tokens\":9}", "message_stop"),
+        (
+            "dashscope",
+            "/api/v1/services/aigc/text-generation/generation",
+            "{\"model\":\"qwen\"}",
+            "event:result",
+        ),
+        ("vllm-pair", "/v1/chat/completions", "{\"stream\":true}", "[DONE]"),
+    ] {
+        let upstream = format!("http://{}", mock());
+        let served = Served::start(name, "", &["--upstream", &upstream]);
+        let fields = "Content-Type: application/json\r\n";
+        let got = got(served.addr, &format!("POST {path}"), fields, body);
+        assert!(got.whole && got.text().contains(has), "{name}: {}", got.text());
+    }
+}
+
+const CHUNK: &str = "{\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0,\"delta\":";
+
+/// A chat answer of these tokens, each a JSON string; cut off before its end if `whole` is false.
+fn chat_answer(tokens: &[&str], whole: bool) -> &'static str {
+    let mut frames: Vec<String> = tokens
+        .iter()
+        .map(|token| {
+            format!("data: {CHUNK}{{\"content\":{token}}},\"finish_reason\":null}}]}}\n\n")
+        })
+        .collect();
+    if whole {
+        frames.push(format!("data: {CHUNK}{{}},\"finish_reason\":\"stop\"}}]}}\n\n"));
+        frames.push("data: [DONE]\n\n".to_owned());
+    }
+    let chunk = |frame: &String| format!("{:x}\r\n{frame}\r\n", frame.len());
+    let mut answer = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+        Transfer-Encoding: chunked\r\n\r\n"
+        .to_owned();
+    answer.extend(frames.iter().map(chunk));
+    // What is not whole breaks off in a chunk that is none.
+    answer.push_str(if whole { "0\r\n\r\n" } else { "nonsense\r\n" });
+    answer.leak()
+}
+
+#[test]
+fn reference_a_the_chat_controller() {
+    let up = Upstream::answering(chat_answer(&["\"He said \\\"hi\\\"\"", "\"\\n你好\""], true));
+    let served = Served::start("chat", &format!("http://{}", up.addr), &[]);
+    let body = "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}";
+    let answer = got(served.addr, "POST /chat", "Content-Type: application/json\r\n", body);
+    assert_eq!(field(&answer, "content-type").as_deref(), Some("text/event-stream; charset=utf-8"));
+    let events: Vec<String> = answer.text().split_terminator("\n\n").map(str::to_owned).collect();
+    let [start, first, second, done] = events.as_slice() else { panic!("{}", answer.text()) };
+    assert!(start.starts_with("event: start\ndata:") && done.starts_with("event: done\ndata:"));
+    assert_eq!(first, "data: \"He said \\\"hi\\\"\"");
+    let token: String =
+        serde_json::from_str(second.strip_prefix("data: ").expect("data")).expect("JSON");
+    assert_eq!(token, "\n你好");
+    let asked = up.next();
+    assert_eq!(asked.line(), "POST /v1/chat");
+    assert_eq!(asked.body, body.replace("]}", "],\"stream\":true}"));
+    // An error behind the first token is told, and is no end.
+    let broken = Upstream::answering(chat_answer(&["\"a\""], false));
+    let served = Served::start("chat", &format!("http://{}", broken.addr), &[]);
+    let answer = got(served.addr, "POST /chat", "", "{}");
+    assert!(!answer.whole && answer.text().contains("data: \"a\"\n\nevent: error\ndata: "));
+    assert!(!answer.text().contains("event: done"));
+    assert_eq!(got(served.addr, "GET /chat", "", "").head.status(), 405);
+}
+
+#[test]
+fn reference_b_the_prompt_optimiser() {
+    let upstream = mock();
+    let base = format!("http://{upstream}");
+    let served = Served::start("optimize", &base, &[]);
+    let form = "{\"prompt\":\"写诗\",\"opening\":\"x\"}";
+    let through = got(served.addr, "POST /optimize-stream?mock_rate=0", "", form);
+    let direct = got(upstream, "POST /prompt/optimize-prompt?mock_rate=0", "", form);
+    assert!(through.whole && through.text().ends_with("data: [DONE]\n\n"));
+    assert_eq!(through.text(), direct.text(), "line by line, as it came");
+    let refused = got(served.addr, "POST /optimize-stream", "", "{}");
+    assert_eq!(refused.head.status(), 400);
+    drop(served);
+    // Shorter by a flag, which wins over the file.
+    let served = Served::start("optimize", &base, &["--stream-timeout", "300ms"]);
+    let late = got(served.addr, "GET /optimize-stream?prompt=a&mock_stall=2:60000", "", "");
+    let end = "event: timeout\ndata: 请求超时\n\n";
+    assert!(!late.whole && late.text().ends_with(end), "{}", late.text());
+    let line = "POST /optimize-stream?mock_truncate=100";
+    let broken = got(served.addr, line, "", form);
+    assert!(broken.text().contains("event: error\ndata: "), "{}", broken.text());
+    drop(served);
+    let up = Upstream::answering(EVENTS);
+    let served = Served::start("optimize", &format!("http://{}", up.addr), &[]);
+    assert!(got(served.addr, "POST /optimize-stream", "", form).whole);
+    let asked = up.next();
+    assert_eq!(
+        asked.body,
+        "{\"prompt\":\"写诗\",\"type\":\"优化\",\"model\":\"qwen-max\",\"stream\":true}"
+    );
+    assert_eq!(asked.field("accept").as_deref(), Some("text/event-stream"));
+    assert_eq!(asked.field("content-type").as_deref(), Some("application/json"));
+}
+
+#[test]
+fn streams_are_told_in_other_words() {
+    let config = r#"
+        upstream = "UP"
+        [[route]]
+        prefix = "/openai"
+        to = "/"
+        response = "openai"
+        include_usage = true
+        [[route]]
+        prefix = "/tokens"
+        to = "/"
+        response = "tokens"
+        [route.events]
+        start = false
+        token = { name = "t", data = "{{json}}" }
+        done = { data = "[END]" }
+        error = "{{code}}"
+    "#;
+    for io in drivers() {
+        let upstream = mock();
+        let server = configured(io, &config.replace("UP", &format!("http://{upstream}")), "");
+        let relay = server.addresses[0];
+        let text = |got: &Got| -> String {
+            let deltas = got.text();
+            let chunks = deltas.lines().filter_map(|line| line.strip_prefix("data: "));
+            let content = chunks.filter_map(|chunk| {
+                let chunk: serde_json::Value = serde_json::from_str(chunk).ok()?;
+                Some(chunk["choices"][0]["delta"]["content"].as_str()?.to_owned())
+            });
+            content.collect()
+        };
+        let mut texts = Vec::new();
+        for path in [
+            "/v1/chat/completions",
+            "/v1/messages",
+            "/v1/responses",
+            "/api/v1/services/aigc/text-generation/generation",
+            "/v1beta/models/g:streamGenerateContent",
+        ] {
+            let fields = "X-DashScope-SSE: enable\r\n";
+            let line = format!("POST /openai{path}?mock_rate=0");
+            let told = got(relay, &line, fields, "{\"model\":\"m\",\"stream\":true}");
+            assert!(
+                told.whole && told.text().ends_with("data: [DONE]\n\n"),
+                "{path}: {}",
+                told.text()
+            );
+            assert!(told.text().contains("\"usage\":{"), "{path}: {}", told.text());
+            texts.push(text(&told));
+            let tokens =
+                got(relay, &format!("POST /tokens{path}?mock_rate=0"), fields, "{\"stream\":true}");
+            let tokens = tokens.text();
+            assert!(tokens.starts_with("event: t\ndata: \""), "{path}: {tokens}");
+            assert!(tokens.ends_with("event: done\ndata: [END]\n\n"), "{path}: {tokens}");
+        }
+        assert!(!texts[0].is_empty() && texts.iter().all(|text| *text == texts[0]), "{texts:?}");
+        let line = "POST /tokens/v1/messages?mock_truncate=900";
+        let broken = got(relay, line, "", "{\"stream\":true}");
+        assert!(
+            !broken.whole && broken.text().ends_with("event: error\ndata: upstream_truncated\n\n")
+        );
+        // Before the head, in the words the client reads.
+        let line = "POST /openai/v1/messages?mock_gzip=1";
+        let packed = got(relay, line, "", "{\"stream\":true}");
+        assert_eq!(packed.head.status(), 502, "{}", packed.text());
+        assert!(packed.text().contains("\"type\":\"server_error\""), "{}", packed.text());
+        stop(server);
     }
 }

@@ -9,6 +9,7 @@ use crate::route::Route;
 use crate::route::cors::Origins;
 use crate::route::request::{BodyRules, Edit, StreamRule};
 use crate::route::template::Template;
+use crate::shape::Shaping;
 
 type Rows = Vec<(&'static str, String)>;
 
@@ -82,7 +83,7 @@ impl Plan {
         }
         let dialect = route.dialect.map_or("recognised", |dialect| dialect.as_str());
         rows.push(("dialect", dialect.to_owned()));
-        rows.push(("response", route.shaping.as_str().to_owned()));
+        rows.push(("response", response(&route.shaping).to_owned()));
         let credentials = if route.forwards_credentials { "forwarded" } else { "kept here" };
         rows.push(("client's credentials", credentials.to_owned()));
         if let Some(max) = route.in_flight_max {
@@ -107,6 +108,16 @@ impl Plan {
         rows.push(("heartbeat", off(x.heartbeat)));
         rows.push(("retries", retries(x)));
         rows
+    }
+}
+
+/// The word in the file.
+fn response(shaping: &Shaping) -> &'static str {
+    match shaping {
+        Shaping::Passthrough => "passthrough",
+        Shaping::Tokens(rule) if rule.forward => "forward",
+        Shaping::Tokens(_) => "tokens",
+        Shaping::OpenAi(_) => "openai",
     }
 }
 

@@ -322,7 +322,7 @@ fn routes(source: &Source<'_>, parts: &Parts, given: &Layer, plan: &mut Plan) {
             upstream,
             to: written.to.clone(),
             dialect: written.dialect,
-            shaping: written.shaping,
+            shaping: written.shaping.clone(),
             body: written.body.clone(),
             request_fields: written.request_fields.clone(),
             response_fields: written.response_fields.clone(),

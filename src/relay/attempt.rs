@@ -22,6 +22,8 @@ use crate::net::stream::Transport;
 use crate::net::timer;
 use crate::outcome::Outcome;
 use crate::route::cors::Fields;
+use crate::route::request::Asked;
+use crate::shape::Shaping;
 use crate::upstream::connect;
 use crate::upstream::group::{Group, Upstream};
 
@@ -33,6 +35,8 @@ pub(super) struct Answered {
     pub answer: Answer,
     /// The whole request went up.
     pub uploaded: bool,
+    /// What its telling depends on, where it is told in other words.
+    pub asked: Asked,
 }
 
 /// An upstream connection while an exchange uses it.
@@ -153,6 +157,15 @@ impl Request<'_> {
         let mut body = Stream::opaque(decoder, Outgoing::Plain, marks).keeping(0);
         body.end();
         body
+    }
+
+    /// What the telling of its answer depends on.
+    fn asked(&self, body: &Stream) -> Asked {
+        if matches!(self.way.route.route.shaping, Shaping::Passthrough) {
+            return Asked::default();
+        }
+        let own = self.own.as_ref().map(|own| own.body.as_slice());
+        own.or(body.kept()).map_or_else(Asked::default, Asked::read)
     }
 
     /// What goes up first, to this endpoint.
@@ -285,7 +298,8 @@ pub(super) async fn answered(
                 None => {
                     let uploaded = body.is_ended() && body.buffer().queued() == 0;
                     let upstream = lease.transport;
-                    return Ok(Answered { upstream, answer, uploaded });
+                    let asked = request.asked(&body);
+                    return Ok(Answered { upstream, answer, uploaded, asked });
                 }
             },
             Err(failure) => {

@@ -28,6 +28,9 @@ use crate::limits::ABORT_DELAY;
 use crate::net::stream::Transport;
 use crate::net::timer;
 use crate::outcome::Outcome;
+use crate::route::request::Asked;
+use crate::shape::chunks::OpenAiRule;
+use crate::shape::{Naming, Shaper, Shaping};
 
 /// A response whose head is queued, or has gone down.
 struct Response {
@@ -109,7 +112,9 @@ async fn refuse(
         head_only: head.method() == "HEAD",
         fields: &refusal.fields,
     };
-    let bytes = answer::encode(record.live.dialect.get(), &own);
+    let dialect = record.live.dialect.get();
+    let dialect = record.route().map_or(dialect, |route| route.route.told_in(dialect));
+    let bytes = answer::encode(dialect, &own);
     record.responded(refusal.status);
     match connection.send_all(&bytes).await {
         Ok(()) if keep => (refusal.outcome, After::KeepAlive),
@@ -182,7 +187,7 @@ async fn begin(
             return Err(refuse(connection, &head, record, refusal).await);
         }
     };
-    let Answered { upstream, answer, uploaded } = answered;
+    let Answered { upstream, answer, uploaded, asked } = answered;
     let now = clock::now();
     record.answered(now);
     let from = answer.head.framing(head.method());
@@ -192,7 +197,15 @@ async fn begin(
     let serving = connection.core().stage() == Stage::Serving;
     let mut shape = shape(&head, &answer, serving, events);
     shape.keep_alive &= uploaded;
+    let shaped = events && !matches!(way.route.route.shaping, Shaping::Passthrough);
+    if shaped && let Some(refusal) = unreadable(&answer, &way) {
+        upstream.shutdown();
+        return Err(refuse(connection, &head, record, refusal).await);
+    }
     let mut stream = response_stream(connection, record, &shape, from, events);
+    if shaped && let Some(shaper) = shaper(record, &way, asked) {
+        stream = stream.shaped(shaper);
+    }
     // What is left of an interim response goes before it.
     let mut bytes = std::mem::take(&mut connection.unsent).into_vec();
     response_head(&head, &answer, record, (&shape, &way), events, &mut bytes);
@@ -270,6 +283,37 @@ async fn cut(
         connection.transport.reset();
     }
     (failure.outcome, After::Abort)
+}
+
+/// Why this event stream cannot be told in other words.
+fn unreadable(answer: &Answer, way: &Way) -> Option<Refusal> {
+    let coding = answer.head.field("content-encoding")?;
+    if coding.eq_ignore_ascii_case(b"identity") {
+        return None;
+    }
+    let message = "the upstream's stream is compressed, so it cannot be told in other words";
+    let mut refusal = Refusal::new(502, Outcome::UpstreamProtocol, message);
+    refusal.fields.extend(way.cors.iter().cloned());
+    Some(refusal)
+}
+
+/// What tells the answer's stream, where that is not its own bytes.
+fn shaper(record: &Record, way: &Way, asked: Asked) -> Option<Box<Shaper>> {
+    let model = record.model.borrow();
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let naming = Naming {
+        id: &record.live.request_id,
+        model: model.as_deref().unwrap_or_default(),
+        created: since.map_or(0, |since| since.as_secs()),
+    };
+    let shaping = match &way.route.route.shaping {
+        Shaping::OpenAi(rule) if asked.include_usage && !rule.include_usage => {
+            let rule = OpenAiRule { include_usage: true, ..(**rule).clone() };
+            Shaping::OpenAi(std::sync::Arc::new(rule))
+        }
+        shaping => shaping.clone(),
+    };
+    shaping.shaper(way.dialect, asked.increments, naming)
 }
 
 fn response_stream(

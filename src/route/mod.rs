@@ -16,26 +16,10 @@ use crate::config::plan::ExchangePlan;
 use crate::dialect::Dialect;
 use crate::http1::edits::FieldEdits;
 use crate::http1::query;
+use crate::shape::Shaping;
 use cors::Cors;
 use matching::{Captured, Matching, Rewrite};
 use request::BodyRules;
-
-/// How the answer's events are told to the client.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Shaping {
-    /// As they came, to the byte.
-    #[default]
-    Passthrough,
-}
-
-impl Shaping {
-    /// The word in configuration.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Passthrough => "passthrough",
-        }
-    }
-}
 
 /// What becomes of the requests it matches.
 #[derive(Clone, Debug)]
@@ -85,6 +69,16 @@ impl Route {
             cors: None,
             in_flight_max: None,
             exchange,
+        }
+    }
+
+    /// The dialect that a client knows which reads this route's answers: of one that is answered in
+    /// `dialect`.
+    pub const fn told_in(&self, dialect: Dialect) -> Dialect {
+        match self.shaping {
+            Shaping::Passthrough => dialect,
+            Shaping::OpenAi(_) => Dialect::OpenAiChat,
+            Shaping::Tokens(_) => Dialect::Generic,
         }
     }
 

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use super::template::Template;
 use crate::dialect::Dialect;
+use crate::dialect::read::Increments;
 use crate::http1::query;
 use crate::json::{EditError, JsonError, Kind, Object, Path, scan};
 
@@ -245,6 +246,32 @@ impl BodyRules {
             object.set(&usage, "true")?;
         }
         Ok(())
+    }
+}
+
+/// What of a request the telling of its answer depends on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Whether each frame of a DashScope stream repeats the text so far.
+    pub increments: Increments,
+    /// The client asked for the stream's usage, in OpenAI's words.
+    pub include_usage: bool,
+}
+
+impl Asked {
+    /// Reads it from a body; one that is no JSON object asks for nothing.
+    pub fn read(body: &[u8]) -> Self {
+        let Ok(object) = Object::read(body) else { return Self::default() };
+        let is_true = |path: &str| {
+            let value =
+                Path::read(path).and_then(|path| Some(object.value(&path).ok()??.into_owned()));
+            value.as_deref() == Some("true")
+        };
+        let new = is_true("parameters.incremental_output");
+        Self {
+            increments: if new { Increments::New } else { Increments::SoFar },
+            include_usage: is_true("stream_options.include_usage"),
+        }
     }
 }
 

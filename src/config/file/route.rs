@@ -1,6 +1,7 @@
 //! `[[route]]`: which requests, and what becomes of them.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
@@ -11,11 +12,14 @@ use super::source::{Source, Value};
 use crate::dialect::Dialect;
 use crate::http1::edits::{FieldEdits, Secret};
 use crate::json::Path;
-use crate::route::Shaping;
 use crate::route::cors::{Cors, Origins};
 use crate::route::matching::{Host, Matching, Pattern, Rewrite};
 use crate::route::request::{BodyRules, Edit, FieldKind, FieldRule, StreamRule, asks_usage};
 use crate::route::template::Template;
+use crate::shape::Shaping;
+use crate::shape::chunks::OpenAiRule;
+use crate::shape::template::Told;
+use crate::shape::tokens::TokensRule;
 
 /// Keys that stand for flags here, by the flag.
 const FLAGS: &[(&str, &str, Takes)] = &[
@@ -41,6 +45,7 @@ const KEYS: &[&str] = &[
     "to",
     "dialect",
     "response",
+    "events",
     "forward_credentials",
     "max_in_flight",
     "query",
@@ -67,6 +72,7 @@ pub(super) struct Written {
     pub(super) upstream: Option<(Box<str>, Range<usize>)>,
     pub(super) to: Option<Rewrite>,
     pub(super) dialect: Option<Dialect>,
+    response: Response,
     pub(super) shaping: Shaping,
     pub(super) body: BodyRules,
     pub(super) request_fields: Option<FieldEdits>,
@@ -76,6 +82,17 @@ pub(super) struct Written {
     pub(super) cors: Option<Cors>,
     pub(super) in_flight_max: Option<usize>,
     pub(super) settings: Layer,
+}
+
+/// How answers are told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Response {
+    #[default]
+    Passthrough,
+    Tokens,
+    /// As they came; what the relay says itself in the events of tokens.
+    Forward,
+    OpenAi,
 }
 
 /// Changes of members, which are made in an order of their own.
@@ -90,12 +107,13 @@ struct Edits {
 /// Reads one route.
 pub(super) fn read<'t>(source: &Source<'t>, table: &DeTable<'t>, at: Range<usize>) -> Written {
     let mut route = Written { at, ..Written::default() };
-    let (mut to, mut edits) = (None, Edits::default());
+    let (mut to, mut events, mut edits) = (None, None, Edits::default());
     for (name, value) in table {
         let (name, name_at) = (&**name.get_ref(), name.span());
         match name {
             "path" | "prefix" | "host" | "method" => matching(source, &mut route, name, value),
             "to" => to = Some(value),
+            "events" => events = Some(value),
             "query" | "fields" | "body" | "stream" | "include_usage" => {
                 body(source, &mut route.body, name, value);
             }
@@ -126,7 +144,9 @@ pub(super) fn read<'t>(source: &Source<'t>, table: &DeTable<'t>, at: Range<usize
             None => source.refuse(&to.span(), "to: the route has no path; write path or prefix"),
         }
     }
+    route.shaping = shaping(source, &route, events);
     if route.body.include_usage
+        && route.response != Response::OpenAi
         && let Some(dialect) = route.dialect.filter(|dialect| !asks_usage(*dialect))
     {
         source.refuse(
@@ -135,6 +155,73 @@ pub(super) fn read<'t>(source: &Source<'t>, table: &DeTable<'t>, at: Range<usize
         );
     }
     route
+}
+
+/// How the route's answers are told; `events` words what tokens and forward tell.
+fn shaping<'t>(source: &Source<'t>, route: &Written, events: Option<&Value<'t>>) -> Shaping {
+    let mut rule = match route.response {
+        Response::Tokens => TokensRule::chat(),
+        Response::Forward => TokensRule::forward(),
+        other => {
+            if let Some(events) = events {
+                let message = "events: are told by response = \"tokens\" and \"forward\" alone";
+                source.refuse(&events.span(), message);
+            }
+            let include_usage = route.body.include_usage;
+            let rule = OpenAiRule { include_usage, ..OpenAiRule::default() };
+            return match other {
+                Response::OpenAi => Shaping::OpenAi(Arc::new(rule)),
+                _ => Shaping::Passthrough,
+            };
+        }
+    };
+    for (name, value) in
+        events.and_then(|events| source.table("events", events)).into_iter().flatten()
+    {
+        let (name, at) = (&**name.get_ref(), name.span());
+        let own = |told: &Told| !rule.forward || matches!(told, Told::Error | Told::Timeout);
+        let Some(told) = Told::from_word(name).filter(own) else {
+            let known: Vec<&str> =
+                Told::ALL.into_iter().filter(own).map(|told| told.as_str()).collect();
+            source.unknown(name, &at, "events", &known);
+            continue;
+        };
+        if value.get_ref().as_bool() == Some(false) {
+            rule.leave_out(told);
+        } else if let Some((event, data)) = event(source, told, value)
+            && let Err(why) = rule.tell(told, event.as_deref(), &data)
+        {
+            source.refuse(&value.span(), format!("{name}: {why}"));
+        }
+    }
+    Shaping::Tokens(Arc::new(rule))
+}
+
+/// An event as it is written: its data, or its name and data.
+fn event<'t>(
+    source: &Source<'t>,
+    told: Told,
+    value: &Value<'t>,
+) -> Option<(Option<String>, String)> {
+    let key = told.as_str();
+    let usual = (!matches!(told, Told::Token | Told::Refusal)).then(|| key.to_owned());
+    if value.get_ref().is_str() {
+        return Some((usual, source.text(key, value)?.value));
+    }
+    let (mut name, mut data) = (usual, None);
+    for (part, value) in source.table(key, value)? {
+        let (part, at) = (&**part.get_ref(), part.span());
+        match part {
+            "name" => name = source.text(part, value).map(|text| text.value),
+            "data" => data = source.text(part, value).map(|text| text.value),
+            _ => source.unknown(part, &at, "an event", &["name", "data"]),
+        }
+    }
+    if data.is_none() {
+        let message = format!("{key}: has no data; write {key} = \"{{{{text}}}}\", or false");
+        source.refuse(&value.span(), message);
+    }
+    Some((name, data?))
 }
 
 fn matching<'t>(source: &Source<'t>, route: &mut Written, key: &str, value: &Value<'t>) {
@@ -174,8 +261,13 @@ fn other<'t>(source: &Source<'t>, route: &mut Written, key: &str, value: &Value<
             route.dialect = source.word(key, value, &words).flatten();
         }
         "response" => {
-            let words = [(Shaping::Passthrough.as_str(), Shaping::Passthrough)];
-            route.shaping = source.word(key, value, &words).unwrap_or_default();
+            let words = [
+                ("passthrough", Response::Passthrough),
+                ("tokens", Response::Tokens),
+                ("forward", Response::Forward),
+                ("openai", Response::OpenAi),
+            ];
+            route.response = source.word(key, value, &words).unwrap_or_default();
         }
         "forward_credentials" => {
             let forwards = source.switch(key, value) == Some(true);

@@ -252,7 +252,7 @@ fn every_fault_of_a_route_names_its_line_and_the_mend() {
         (route("to = \"/{y}\""), 4, "names {y}"),
         (route("upstream = \"b\""), 4, "is no [[upstream]]"),
         (route("dialect = \"openai\""), 4, "write one of \"auto\", \"openai-chat\""),
-        (route("response = \"raw\""), 4, "write one of \"passthrough\""),
+        (route("response = \"raw\""), 4, "write one of \"passthrough\", \"tokens\""),
         (route("max_in_flight = 0"), 4, "write 1 or more"),
         (route("max_in_flight = \"many\""), 4, "write a whole number"),
         (route("stream = \"on\""), 4, "write one of \"force\", \"forbid\""),
