@@ -805,3 +805,76 @@ fn streams_are_told_in_other_words() {
         stop(server);
     }
 }
+
+#[test]
+fn a_client_that_wants_no_stream_gets_the_whole_of_one() {
+    let config = r#"
+        upstream = "UP"
+        [[route]]
+        prefix = "/v1"
+        collect = true
+        idle_timeout = "300ms"
+        cors = { origins = "*" }
+        [[route]]
+        prefix = "/told"
+        to = "/"
+        response = "openai"
+        collect = true
+    "#;
+    for io in drivers() {
+        let upstream = mock();
+        let server = configured(io, &config.replace("UP", &format!("http://{upstream}")), "");
+        let relay = server.addresses[0];
+        let json = |got: &Got| -> serde_json::Value {
+            serde_json::from_slice(&got.body).unwrap_or_else(|_| panic!("{}", got.text()))
+        };
+        let content = |value: &serde_json::Value| {
+            value["choices"][0]["message"]["content"].as_str().expect("a text").to_owned()
+        };
+        let body = "{\"model\":\"m\",\"messages\":[]}";
+        let origin = "Origin: https://a.example\r\n";
+        let chat = got(relay, "POST /v1/chat/completions?mock_rate=0", origin, body);
+        assert_eq!(field(&chat, "content-type").as_deref(), Some("application/json"));
+        assert_eq!(field(&chat, "access-control-allow-origin").as_deref(), Some("*"));
+        assert_eq!(field(&chat, "content-length"), Some(chat.body.len().to_string()));
+        let answer = json(&chat);
+        assert_eq!(answer["object"], "chat.completion");
+        assert!(answer["usage"]["completion_tokens"].is_number(), "{answer}");
+        let direct = json(&got(upstream, "POST /v1/chat/completions", "", body));
+        assert_eq!(content(&answer), content(&direct));
+        let folded = json(&got(relay, "POST /told/v1/messages?mock_rate=0", "", body));
+        assert_eq!(content(&folded), content(&direct));
+        // Those that want a stream, and what no chat asks for, are as before.
+        let stream = got(relay, "POST /v1/chat/completions", "", "{\"stream\":true}");
+        assert!(stream.text().ends_with("data: [DONE]\n\n"));
+        let models = got(relay, "GET /v1/models", "", "");
+        assert_eq!(json(&models)["object"], "list");
+        for (fault, status, code) in [
+            ("truncate=700", 502, Outcome::UpstreamTruncated),
+            ("stall=2:60000", 504, Outcome::IdleTimeout),
+            ("no_terminal=1&mock_truncate=300&mock_framing=close", 502, Outcome::UpstreamClosed),
+        ] {
+            let line = format!("POST /v1/chat/completions?mock_{fault}");
+            let failed = got(relay, &line, origin, body);
+            assert_eq!(failed.head.status(), status, "{fault}: {}", failed.text());
+            assert_eq!(json(&failed)["error"]["code"], code.as_str(), "{fault}");
+            assert!(field(&failed, "access-control-allow-origin").is_some());
+        }
+        let busy = got(relay, "POST /v1/chat/completions?mock_status=429", "", body);
+        assert_eq!(busy.head.status(), 429);
+        // Leaving is noticed while there is nothing to send.
+        let before = ended(&server, Outcome::ClientGone);
+        let line = "POST /told/v1/messages?mock_stall=2:60000";
+        let mut client = connect(relay);
+        client.write_all(request(line, "", body).as_bytes()).expect("sends");
+        eventually("it is under way", || {
+            got(upstream, "GET /stats", "", "").text().contains("\"active\":1")
+        });
+        drop(client);
+        eventually("it is noticed", || ended(&server, Outcome::ClientGone) == before + 1);
+        eventually("the upstream too", || {
+            got(upstream, "GET /stats", "", "").text().contains("\"active\":0")
+        });
+        stop(server);
+    }
+}

@@ -7,7 +7,7 @@ use super::plan::{Endpoint, ExchangePlan, Plan, UpstreamPlan, UpstreamTlsPlan};
 use crate::http1::edits::FieldEdits;
 use crate::route::Route;
 use crate::route::cors::Origins;
-use crate::route::request::{BodyRules, Edit, StreamRule};
+use crate::route::request::{BodyRules, Collect, Edit, StreamRule};
 use crate::route::template::Template;
 use crate::shape::Shaping;
 
@@ -203,6 +203,11 @@ fn body_rows(body: &BodyRules) -> Rows {
         Some(StreamRule::Force) => rows.push(("stream", "forced".to_owned())),
         Some(StreamRule::Forbid) => rows.push(("stream", "refused".to_owned())),
         None => {}
+    }
+    match body.collect {
+        Collect::Off => {}
+        Collect::Chat => rows.push(("collects", "chat answers that are no streams".to_owned())),
+        Collect::All => rows.push(("collects", "answers that are no streams".to_owned())),
     }
     if body.include_usage {
         rows.push(("usage", "asked for".to_owned()));

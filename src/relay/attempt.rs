@@ -22,7 +22,7 @@ use crate::net::stream::Transport;
 use crate::net::timer;
 use crate::outcome::Outcome;
 use crate::route::cors::Fields;
-use crate::route::request::Asked;
+use crate::route::request::{Asked, Collect};
 use crate::shape::Shaping;
 use crate::upstream::connect;
 use crate::upstream::group::{Group, Upstream};
@@ -37,6 +37,8 @@ pub(super) struct Answered {
     pub uploaded: bool,
     /// What its telling depends on, where it is told in other words.
     pub asked: Asked,
+    /// It is to be collected, should it be a stream.
+    pub collects: bool,
 }
 
 /// An upstream connection while an exchange uses it.
@@ -107,6 +109,7 @@ struct Own {
     content_type: Vec<u8>,
     body: Vec<u8>,
     target: String,
+    collects: bool,
 }
 
 /// Reads the body, checks and changes it, where the route wants that.
@@ -135,6 +138,7 @@ async fn own_request(
         content_type: if json { given } else { b"application/json" }.to_vec(),
         body: made.body,
         target: made.target,
+        collects: made.collects,
     }))
 }
 
@@ -161,11 +165,12 @@ impl Request<'_> {
 
     /// What the telling of its answer depends on.
     fn asked(&self, body: &Stream) -> Asked {
-        if matches!(self.way.route.route.shaping, Shaping::Passthrough) {
+        let route = &self.way.route.route;
+        if matches!(route.shaping, Shaping::Passthrough) && route.body.collect == Collect::Off {
             return Asked::default();
         }
         let own = self.own.as_ref().map(|own| own.body.as_slice());
-        own.or(body.kept()).map_or_else(Asked::default, Asked::read)
+        own.or_else(|| body.kept()).map_or_else(Asked::default, Asked::read)
     }
 
     /// What goes up first, to this endpoint.
@@ -299,7 +304,8 @@ pub(super) async fn answered(
                     let uploaded = body.is_ended() && body.buffer().queued() == 0;
                     let upstream = lease.transport;
                     let asked = request.asked(&body);
-                    return Ok(Answered { upstream, answer, uploaded, asked });
+                    let collects = request.own.as_ref().is_some_and(|own| own.collects);
+                    return Ok(Answered { upstream, answer, uploaded, asked, collects });
                 }
             },
             Err(failure) => {

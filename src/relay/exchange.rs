@@ -5,31 +5,34 @@
 
 use std::time::Instant;
 
-use super::Stage;
 use super::answer::{self, Own};
 use super::ask::Answer;
 use super::attempt::{self, Answered, Refusal};
+use super::collect;
 use super::connection::{After, Connection};
 use super::inbox::Inbox;
 use super::pump::{Body, Pump, send_queued};
 use super::record::Record;
 use super::routing::{self, Unrouted, Way};
+use super::{Core, Stage};
 use crate::clock;
 use crate::dialect::Dialect;
 use crate::dialect::ErrorText;
 use crate::error::{Failure, Phase, Side};
-use crate::flow::stream::{Outgoing, Stream};
+use crate::flow::stream::{Carried, Outgoing, Stream};
 use crate::flow::timers::Timers;
 use crate::http1::Version;
 use crate::http1::body::BodyDecoder;
+use crate::http1::edits::Secret;
 use crate::http1::forward::{ForwardResponse, ResponseChanges, encode_response};
 use crate::http1::head::{BodyFraming, RequestHead};
-use crate::limits::ABORT_DELAY;
+use crate::limits::{ABORT_DELAY, COLLECTED_BYTES_MAX};
 use crate::net::stream::Transport;
 use crate::net::timer;
 use crate::outcome::Outcome;
 use crate::route::request::Asked;
 use crate::shape::chunks::OpenAiRule;
+use crate::shape::collect::Collector;
 use crate::shape::{Naming, Shaper, Shaping};
 
 /// A response whose head is queued, or has gone down.
@@ -187,11 +190,16 @@ async fn begin(
             return Err(refuse(connection, &head, record, refusal).await);
         }
     };
-    let Answered { upstream, answer, uploaded, asked } = answered;
+    let Answered { upstream, answer, uploaded, asked, collects } = answered;
     let now = clock::now();
     record.answered(now);
     let from = answer.head.framing(head.method());
     let events = answer.head.is_event_stream() && from != BodyFraming::None;
+    if collects && events {
+        let reusable = answer.head.keep_alive() && uploaded;
+        let source = Source { upstream, answer, from, reusable };
+        return Err(collected(connection, &head, record, (&way, asked), source).await);
+    }
     record.stream.set(events);
     record.live.state.set("streaming");
     let serving = connection.core().stage() == Stage::Serving;
@@ -257,11 +265,8 @@ impl Response {
 fn finish(connection: &Connection, record: &Record, response: Response) -> (Outcome, After) {
     let Response { upstream, body: Body { stream, .. }, framing, extra } = response;
     let core = connection.core();
-    if framing.reusable
-        && !extra
-        && let Some(used) = &*record.live.upstream.borrow()
-    {
-        core.note_pool(used.upstream().pool.give_back(upstream, clock::now()));
+    if framing.reusable && !extra {
+        give_back(core, record, upstream);
     }
     let in_order = !framing.from_close && stream.is_finished_by_dialect();
     let in_order = in_order || (stream.is_events() && stream.is_finished_by_dialect_event());
@@ -285,6 +290,94 @@ async fn cut(
     (failure.outcome, After::Abort)
 }
 
+/// A stream that is to be collected.
+struct Source {
+    upstream: Transport,
+    answer: Answer,
+    from: BodyFraming,
+    /// The upstream connection may be used again.
+    reusable: bool,
+}
+
+/// Answers with the whole of a stream.
+async fn collected(
+    connection: &mut Connection,
+    head: &RequestHead,
+    record: &Record,
+    (way, asked): (&Way, Asked),
+    source: Source,
+) -> (Outcome, After) {
+    let Source { upstream, answer, from, reusable } = source;
+    if let Some(refusal) = unreadable(&answer, way) {
+        upstream.shutdown();
+        return refuse(connection, head, record, refusal).await;
+    }
+    let (plan, core) = (&way.route.route.exchange, std::rc::Rc::clone(connection.core()));
+    let response = answer.head.clone();
+    let frame_max = core.plan.frame_bytes_max;
+    let collector = naming(record, |naming| {
+        Collector::new(way.dialect, asked.increments, naming, frame_max, COLLECTED_BYTES_MAX)
+    });
+    let incoming = (&upstream, answer, from);
+    let whole = collect::whole(connection, incoming, collector, (plan, record.started())).await;
+    let collected = match whole {
+        Ok(collected) => collected,
+        Err(failure) => {
+            upstream.shutdown();
+            let mut refusal = Refusal::new(failure.status(), failure.outcome, failure.message);
+            (refusal.body_read, refusal.fields) = (true, way.cors.clone());
+            return refuse(connection, head, record, refusal).await;
+        }
+    };
+    if reusable && from != BodyFraming::Close && !collected.extra {
+        give_back(&core, record, upstream);
+    }
+    let keep_alive = head.keep_alive() && core.stage() == Stage::Serving;
+    let mut edits = way.route.route.response_fields.clone().unwrap_or_default();
+    edits.set.push(("Content-Type".into(), Secret::open("application/json")));
+    let forward = ForwardResponse {
+        framing: BodyFraming::Length(collected.body.len() as u64),
+        close: !keep_alive,
+        stream: false,
+        request_id: &record.live.request_id,
+        version: head.version(),
+        head_only_length: None,
+        received: std::time::SystemTime::now(),
+        changes: ResponseChanges {
+            edits: Some(&edits),
+            cors: way.route.route.cors.as_ref().map(|_| way.cors.as_slice()),
+        },
+    };
+    let mut bytes = Vec::with_capacity(1024 + collected.body.len());
+    encode_response(&response, &forward, &mut bytes);
+    bytes.extend_from_slice(&collected.body);
+    let (bytes_in, bytes_out) = (collected.bytes_in, collected.body.len() as u64);
+    record.carried(clock::now(), Carried { bytes_in, bytes_out, ..Carried::default() });
+    record.responded(response.status());
+    match connection.send_all(&bytes).await {
+        Ok(()) if keep_alive => (Outcome::Done, After::KeepAlive),
+        Ok(()) => (Outcome::Done, After::Close),
+        Err(outcome) => (outcome, After::Abort),
+    }
+}
+
+/// What names the answer.
+fn naming<R>(record: &Record, with: impl FnOnce(Naming<'_>) -> R) -> R {
+    let model = record.model.borrow();
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    with(Naming {
+        id: &record.live.request_id,
+        model: model.as_deref().unwrap_or_default(),
+        created: since.map_or(0, |since| since.as_secs()),
+    })
+}
+
+fn give_back(core: &Core, record: &Record, upstream: Transport) {
+    if let Some(used) = &*record.live.upstream.borrow() {
+        core.note_pool(used.upstream().pool.give_back(upstream, clock::now()));
+    }
+}
+
 /// Why this event stream cannot be told in other words.
 fn unreadable(answer: &Answer, way: &Way) -> Option<Refusal> {
     let coding = answer.head.field("content-encoding")?;
@@ -299,13 +392,6 @@ fn unreadable(answer: &Answer, way: &Way) -> Option<Refusal> {
 
 /// What tells the answer's stream, where that is not its own bytes.
 fn shaper(record: &Record, way: &Way, asked: Asked) -> Option<Box<Shaper>> {
-    let model = record.model.borrow();
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let naming = Naming {
-        id: &record.live.request_id,
-        model: model.as_deref().unwrap_or_default(),
-        created: since.map_or(0, |since| since.as_secs()),
-    };
     let shaping = match &way.route.route.shaping {
         Shaping::OpenAi(rule) if asked.include_usage && !rule.include_usage => {
             let rule = OpenAiRule { include_usage: true, ..(**rule).clone() };
@@ -313,7 +399,7 @@ fn shaper(record: &Record, way: &Way, asked: Asked) -> Option<Box<Shaper>> {
         }
         shaping => shaping.clone(),
     };
-    shaping.shaper(way.dialect, asked.increments, naming)
+    naming(record, |naming| shaping.shaper(way.dialect, asked.increments, naming))
 }
 
 fn response_stream(

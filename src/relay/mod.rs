@@ -7,6 +7,7 @@ pub mod answer;
 pub mod ask;
 mod attempt;
 mod body;
+mod collect;
 pub mod connection;
 pub mod exchange;
 pub mod inbox;

@@ -97,6 +97,32 @@ pub struct BodyRules {
     pub stream: Option<StreamRule>,
     /// Streams are to end with their usage, where the dialect can be asked for it.
     pub include_usage: bool,
+    /// Clients that ask for no stream get the whole of one as an OpenAI `chat.completion`.
+    pub collect: Collect,
+}
+
+/// Which of the requests without `stream` are answered by collecting one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Collect {
+    /// None.
+    #[default]
+    Off,
+    /// Those of Chat Completions, whose clients know such an answer.
+    Chat,
+    /// All: the route's clients speak OpenAI, whatever the upstream does.
+    All,
+}
+
+impl Collect {
+    fn takes(self, path: &str, dialect: Dialect) -> bool {
+        // Completions, without chat, have answers of another shape.
+        let legacy = path.ends_with("/completions") && !path.ends_with("/chat/completions");
+        match self {
+            Self::Off => false,
+            Self::Chat => dialect == Dialect::OpenAiChat && !legacy,
+            Self::All => !legacy,
+        }
+    }
 }
 
 /// A request that is refused.
@@ -133,6 +159,8 @@ pub struct Made {
     pub body: Vec<u8>,
     /// What is left of path and query.
     pub target: String,
+    /// The answer is to be collected.
+    pub collects: bool,
 }
 
 impl BodyRules {
@@ -148,13 +176,16 @@ impl BodyRules {
             return false;
         }
         let Self { query, fields, template, edits, stream, .. } = self;
-        // Usage alone concerns one dialect, and nothing else on the same route.
-        let usage_alone = query.is_empty()
+        // These alone concern one dialect, and nothing else on the same route.
+        let of_dialect = query.is_empty()
             && fields.is_empty()
             && template.is_none()
             && edits.is_empty()
             && stream.is_none();
-        if usage_alone && !asks_usage(dialect) {
+        let concerned = self.include_usage && asks_usage(dialect)
+            || self.collect == Collect::All
+            || self.collect == Collect::Chat && dialect == Dialect::OpenAiChat;
+        if of_dialect && !concerned {
             return false;
         }
         has_body || !query.is_empty() || matches!(method, "POST" | "PUT" | "PATCH")
@@ -184,8 +215,10 @@ impl BodyRules {
                 Edit::Set(path, text) => object.set(path, &**text)?,
             }
         }
-        self.stream(&mut object, dialect)?;
-        Ok(Made { body: object.to_string().into_bytes(), target })
+        let path = query::split(&target).0;
+        let collects = self.collect.takes(path, dialect) && self.stream != Some(StreamRule::Force);
+        let collects = self.stream(&mut object, dialect, collects)?;
+        Ok(Made { body: object.to_string().into_bytes(), target, collects })
     }
 
     /// Moves the fields that are wanted from the query to the body.
@@ -226,11 +259,18 @@ impl BodyRules {
         }
     }
 
-    fn stream(&self, object: &mut Object<'_>, dialect: Dialect) -> Result<(), Refused> {
+    /// Sees to `stream` and to usage; true where a stream is `wanted` that the client has not asked
+    /// for.
+    fn stream(
+        &self,
+        object: &mut Object<'_>,
+        dialect: Dialect,
+        wanted: bool,
+    ) -> Result<bool, Refused> {
         let (Some(stream), Some(usage)) =
             (Path::read("stream"), Path::read("stream_options.include_usage"))
         else {
-            return Ok(());
+            return Ok(false);
         };
         let streams = object.value(&stream)?.as_deref() == Some("true");
         match self.stream {
@@ -241,11 +281,16 @@ impl BodyRules {
             }
             _ => {}
         }
-        let streams = streams || self.stream == Some(StreamRule::Force);
-        if self.include_usage && streams && asks_usage(dialect) {
+        let collects = wanted && !streams;
+        if collects && has_stream_member(dialect) {
+            object.set(&stream, "true")?;
+        }
+        let streams = streams || collects || self.stream == Some(StreamRule::Force);
+        // An answer that is no stream always tells its usage.
+        if (self.include_usage || collects) && streams && asks_usage(dialect) {
             object.set(&usage, "true")?;
         }
-        Ok(())
+        Ok(collects)
     }
 }
 
@@ -279,6 +324,11 @@ impl Asked {
 /// (`stream_options.include_usage` of OpenAI's Chat Completions). The others send it anyway.
 pub const fn asks_usage(dialect: Dialect) -> bool {
     matches!(dialect, Dialect::OpenAiChat)
+}
+
+/// Whether requests of this dialect ask for a stream by their member `stream`.
+const fn has_stream_member(dialect: Dialect) -> bool {
+    matches!(dialect, Dialect::OpenAiChat | Dialect::OpenAiResponses | Dialect::Anthropic)
 }
 
 fn wrong_kind(path: &Path, kind: FieldKind) -> Refused {
@@ -374,6 +424,29 @@ mod tests {
         assert!(!BodyRules::default().apply_to("POST", true, Dialect::OpenAiChat));
         let options = r#"{"stream": true, "stream_options": 1}"#;
         assert!(applied(&rules, options, "/").expect_err("refused").contains("\"stream_options\""));
+    }
+
+    #[test]
+    fn a_stream_is_asked_for_where_it_is_to_be_collected() {
+        let applied = |collect, body: &str, path: &str, dialect| {
+            let rules = BodyRules { collect, ..BodyRules::default() };
+            let made = rules.apply(body.as_bytes(), path, dialect).expect("applies");
+            (String::from_utf8(made.body).expect("UTF-8"), made.collects)
+        };
+        let (chat, open_ai) = ("/v1/chat/completions", Dialect::OpenAiChat);
+        let wanted = r#"{"stream":true,"stream_options":{"include_usage":true}}"#;
+        for body in ["{}", r#"{"stream":false}"#, r#"{"stream":null}"#] {
+            assert_eq!(applied(Collect::Chat, body, chat, open_ai), (wanted.to_owned(), true));
+        }
+        let streams = r#"{"stream":true}"#.to_owned();
+        assert_eq!(applied(Collect::Chat, &streams, chat, open_ai), (streams.clone(), false));
+        let none = ("{}".to_owned(), false);
+        assert_eq!(applied(Collect::Off, "{}", chat, open_ai), none);
+        assert_eq!(applied(Collect::Chat, "{}", "/v1/completions", open_ai), none);
+        assert_eq!(applied(Collect::Chat, "{}", "/v1/messages", Dialect::Anthropic), none);
+        let anthropic = applied(Collect::All, "{}", "/v1/messages", Dialect::Anthropic);
+        assert_eq!(anthropic, (streams, true));
+        assert_eq!(applied(Collect::All, "{}", "/x", Dialect::DashScope), ("{}".to_owned(), true));
     }
 
     #[test]

@@ -14,7 +14,9 @@ use crate::http1::edits::{FieldEdits, Secret};
 use crate::json::Path;
 use crate::route::cors::{Cors, Origins};
 use crate::route::matching::{Host, Matching, Pattern, Rewrite};
-use crate::route::request::{BodyRules, Edit, FieldKind, FieldRule, StreamRule, asks_usage};
+use crate::route::request::{
+    BodyRules, Collect, Edit, FieldKind, FieldRule, StreamRule, asks_usage,
+};
 use crate::route::template::Template;
 use crate::shape::Shaping;
 use crate::shape::chunks::OpenAiRule;
@@ -57,6 +59,7 @@ const KEYS: &[&str] = &[
     "set",
     "stream",
     "include_usage",
+    "collect",
     "request_headers",
     "response_headers",
     "cors",
@@ -108,12 +111,14 @@ struct Edits {
 pub(super) fn read<'t>(source: &Source<'t>, table: &DeTable<'t>, at: Range<usize>) -> Written {
     let mut route = Written { at, ..Written::default() };
     let (mut to, mut events, mut edits) = (None, None, Edits::default());
+    let mut collect = None;
     for (name, value) in table {
         let (name, name_at) = (&**name.get_ref(), name.span());
         match name {
             "path" | "prefix" | "host" | "method" => matching(source, &mut route, name, value),
             "to" => to = Some(value),
             "events" => events = Some(value),
+            "collect" => collect = source.switch(name, value).filter(|on| *on).map(|_| name_at),
             "query" | "fields" | "body" | "stream" | "include_usage" => {
                 body(source, &mut route.body, name, value);
             }
@@ -145,6 +150,9 @@ pub(super) fn read<'t>(source: &Source<'t>, table: &DeTable<'t>, at: Range<usize
         }
     }
     route.shaping = shaping(source, &route, events);
+    if let Some(at) = collect {
+        route.body.collect = collecting(source, &route, &at);
+    }
     if route.body.include_usage
         && route.response != Response::OpenAi
         && let Some(dialect) = route.dialect.filter(|dialect| !asks_usage(*dialect))
@@ -155,6 +163,22 @@ pub(super) fn read<'t>(source: &Source<'t>, table: &DeTable<'t>, at: Range<usize
         );
     }
     route
+}
+
+/// Which answers are collected, where the route's clients know the result.
+fn collecting(source: &Source<'_>, route: &Written, at: &Range<usize>) -> Collect {
+    match (route.response, route.dialect) {
+        (Response::OpenAi, _) => return Collect::All,
+        (Response::Passthrough, None | Some(Dialect::OpenAiChat)) => return Collect::Chat,
+        (Response::Passthrough, Some(dialect)) => source.refuse(
+            at,
+            format!(
+                "collect: answers in OpenAI's words, not {dialect}'s; write response = \"openai\""
+            ),
+        ),
+        _ => source.refuse(at, "collect: answers in OpenAI's words; write response = \"openai\""),
+    }
+    Collect::Off
 }
 
 /// How the route's answers are told; `events` words what tokens and forward tell.

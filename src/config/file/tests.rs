@@ -271,6 +271,14 @@ fn every_fault_of_a_route_names_its_line_and_the_mend() {
         (route("cors = { credentials = true }"), 4, "no origins are given"),
         (route("cors = { origins = \"*\", credentials = true }"), 4, "name the origins"),
         (route("dialect = \"anthropic\"\ninclude_usage = true"), 2, "include_usage: anthropic has"),
+        (route("events = { done = false }"), 4, "\"tokens\" and \"forward\" alone"),
+        (route("response = \"tokens\"\nevents = { dune = \"\" }"), 5, "did you mean \"done\"?"),
+        (route("response = \"forward\"\nevents = { done = \"\" }"), 5, "known are error, timeout"),
+        (route("response = \"tokens\"\nevents = { token = \"{{json\" }"), 5, "without"),
+        (route("response = \"tokens\"\nevents = { done = \"{{text}}\" }"), 5, "finish"),
+        (route("response = \"tokens\"\nevents = { done = { name = \"x\" } }"), 5, "has no data"),
+        (route("response = \"tokens\"\ncollect = true"), 5, "write response = \"openai\""),
+        (route("dialect = \"anthropic\"\ncollect = true"), 5, "not anthropic's"),
         (route("[[route]]\npath = \"/x\""), 4, "the route of line 2 takes them all"),
     ]);
 }
