@@ -72,6 +72,7 @@ fn heads(criterion: &mut Criterion) {
             request_id: "0123456789abcdef0123456789abcdef",
             identity: true,
             framing: BodyFraming::Length(86),
+            changes: Default::default(),
         };
         b.iter(|| {
             let mut out = Vec::with_capacity(request.bytes_len() + 256);
@@ -89,6 +90,7 @@ fn heads(criterion: &mut Criterion) {
             version: Version::Http11,
             head_only_length: None,
             received: std::time::SystemTime::UNIX_EPOCH,
+            changes: Default::default(),
         };
         b.iter(|| {
             let mut out = Vec::with_capacity(1024);

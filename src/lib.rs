@@ -13,12 +13,15 @@ pub mod outcome;
 // Floor 1: codecs. Bytes only.
 pub mod dialect;
 pub mod http1;
+pub mod json;
 pub mod sse;
 
 // Floor 2: policy. No sockets, no clock.
 pub mod balance;
 pub mod config;
 pub mod flow;
+pub mod route;
+pub mod shape;
 pub mod telemetry;
 
 // Floor 3: I/O.

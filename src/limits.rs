@@ -24,6 +24,18 @@ pub const BODY_BYTES_MAX: u64 = 32 * 1024 * 1024;
 pub const REPLAY_BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of a request body read for `model` and `stream`; parsing more would hold up the core.
 pub const PEEK_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Levels of nesting in a JSON body that a route looks into. serde_json, and so much of what reads
+/// the body behind us, stops at 128.
+pub const JSON_DEPTH_MAX: usize = 128;
+/// Members of a JSON object that a route looks into: each takes about 130 bytes while it does.
+pub const JSON_MEMBERS_MAX: usize = 4096;
+/// Endpoints of one upstream group.
+pub const ENDPOINTS_MAX: usize = 64;
+/// Time an endpoint that could not be reached is tried after the others of its group.
+pub const ENDPOINT_RESTS: Duration = Duration::from_secs(5);
+
+/// Bytes of an answer that is collected for a client which asked for no stream.
+pub const COLLECTED_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Bytes of a frame that is held until it is whole, default of `--max-frame-bytes`.
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
@@ -35,6 +47,15 @@ pub const LOW_WATER_MARK: usize = HIGH_WATER_MARK / 2;
 /// Bytes of one large read buffer. Measured on a byte pump: 2 KiB reads cost 0.77 µs a frame in
 /// bursts, 16 KiB 0.21 µs, 64 KiB 0.12 µs, and nothing is gained above.
 pub const READ_BUFFER_BYTES: usize = 64 * 1024;
+/// Bytes of one read of a stream that is told in other words. Small frames grow up to thirtyfold when
+/// they become chunks of OpenAI's, so a large read would overshoot the high-water mark by megabytes.
+pub const SHAPED_READ_BYTES: usize = 16 * 1024;
+/// Choices of one stream that is read; OpenAI gives at most as many.
+pub const CHOICES_MAX: u32 = 128;
+/// Tool calls of one stream that is read; OpenAI takes at most 128 tools.
+pub const TOOL_CALLS_MAX: usize = 1024;
+/// Bytes of text so far that are kept of a stream that repeats them in every frame.
+pub const SO_FAR_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Slices of one vectored write.
 pub const WRITE_SLICES_MAX: usize = 64;
 /// Reads of one stream before its core looks at the other streams again. A guess, not yet
@@ -116,6 +137,7 @@ pub const DESCRIPTORS_PER_WORKER: u64 = 11;
 pub const DESCRIPTORS_PER_STREAM: u64 = 2;
 
 const _: () = assert!(LOW_WATER_MARK < HIGH_WATER_MARK, "marks would flap");
+const _: () = assert!(SHAPED_READ_BYTES <= READ_BUFFER_BYTES, "no block is larger");
 const _: () = assert!(HEAD_BYTES_MAX <= READ_BUFFER_BYTES, "a head must fit one read buffer");
 const _: () = assert!(CHUNK_LINE_BYTES_MAX < READ_BUFFER_BYTES, "a chunk line must fit a read");
 const _: () = assert!(PEEK_BODY_BYTES_MAX <= REPLAY_BODY_BYTES_MAX, "what is read must be kept");

@@ -36,6 +36,8 @@ outcomes! {
     UpstreamReset = "upstream_reset",
     /// The upstream broke the protocol: a malformed head, chunk or length.
     UpstreamProtocol = "upstream_protocol",
+    /// A frame of a stream that is told in other words is longer than `--max-frame-bytes`.
+    FrameTooLarge = "frame_too_large",
     /// No upstream connection could be made.
     UpstreamUnreachable = "upstream_unreachable",
     /// The upstream closed or reset before its first byte, and no retry was left or allowed.
@@ -65,6 +67,14 @@ outcomes! {
 }
 
 impl Outcome {
+    /// Whether a limit of time ran out on the upstream's side.
+    pub const fn is_timeout(self) -> bool {
+        matches!(
+            self,
+            Self::ConnectTimeout | Self::FirstByteTimeout | Self::IdleTimeout | Self::StreamTimeout
+        )
+    }
+
     /// Whether the attempt failed before the upstream said anything.
     pub const fn is_before_first_byte(self) -> bool {
         matches!(self, Self::UpstreamNoAnswer | Self::FirstByteTimeout)

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::admin::{self, Admin};
-use crate::config::plan::{AccessLogTo, Plan};
+use crate::config::plan::{AccessLogTo, Endpoint, ListenerPlan, Plan, UpstreamPlan};
 use crate::limits::DESCRIPTOR_TABLE_MAX;
 use crate::net::listener;
 use crate::net::resolver::Resolved;
@@ -19,9 +19,11 @@ use crate::net::runtime::Driver;
 use crate::net::table;
 use crate::net::tls::config::{DownstreamTls, Tls, UpstreamTls};
 use crate::relay::CoreParts;
+use crate::relay::routing::RouteParts;
 use crate::telemetry::log::{self as access, AccessLog};
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::streams::StreamInfo;
+use crate::upstream::group::EndpointParts;
 use crate::worker::{self, WorkerParts, command};
 
 /// Time a worker has to answer a snapshot.
@@ -44,7 +46,9 @@ pub struct Server {
     controls: Arc<Vec<UnixStream>>,
     workers: Vec<JoinHandle<()>>,
     access: access::Writer,
-    tls: Option<Arc<DownstreamTls>>,
+    shown: Vec<Arc<DownstreamTls>>,
+    /// Whether each address speaks TLS.
+    secured: Vec<bool>,
     drain_grace: Duration,
 }
 
@@ -56,8 +60,9 @@ impl Server {
     pub fn start(plan: &Plan) -> io::Result<Self> {
         let tls = load_tls(plan).map_err(io::Error::other)?;
         let (access_log, access) = open_access_log(plan)?;
-        let resolved = Resolved::start(&plan.upstream);
-        let (addresses, listeners) = bind_all(&plan.listen, plan.workers)?;
+        let groups = group_parts(plan, &tls);
+        let routes = RouteParts::of(plan);
+        let (addresses, listeners) = bind_all(&plan.listeners, plan.workers)?;
         let cpus = allowed_cpus();
         let mut controls = Vec::new();
         let (mut workers, mut metrics, mut snapshots) = (Vec::new(), Vec::new(), Vec::new());
@@ -66,11 +71,11 @@ impl Server {
             let (ours, theirs) = UnixStream::pair()?;
             let (snapshot_to, snapshot_from) = sync_channel(1);
             let (started_to, started_from) = sync_channel(1);
-            let core = core_parts(plan, number, &resolved, &tls, &access_log);
+            let core = core_parts(plan, number, &groups, &routes, &access_log);
             let cells = Arc::clone(&core.metrics);
             let parts = WorkerParts {
                 core,
-                listeners,
+                listeners: listeners.into_iter().zip(tls.listeners.iter().cloned()).collect(),
                 io: plan.io,
                 cpu: plan.pin.then(|| cpus.get(number % cpus.len().max(1)).copied()).flatten(),
                 control: theirs,
@@ -98,9 +103,8 @@ impl Server {
             }
             None => None,
         };
-        if let Some(tls) = &tls.downstream {
-            watch_certificates(tls)?;
-        }
+        let shown = shown(&tls);
+        shown.iter().try_for_each(watch_certificates)?;
         let drain_grace = plan.exchange.drain_grace;
         Ok(Self {
             addresses,
@@ -111,16 +115,15 @@ impl Server {
             controls,
             workers,
             access,
-            tls: tls.downstream,
+            shown,
+            secured: tls.listeners.iter().map(Option::is_some).collect(),
             drain_grace,
         })
     }
 
     /// Reads the certificates shown to clients again; live connections keep theirs.
     pub fn reload_certificates(&self) {
-        if let Some(tls) = &self.tls {
-            reload(tls);
-        }
+        self.shown.iter().for_each(|tls| reload(tls));
     }
 
     fn tell(&self, command: u8) {
@@ -165,22 +168,40 @@ impl Server {
     }
 }
 
+/// Each group with what all cores share of its endpoints.
+type Groups = Vec<(UpstreamPlan, Vec<EndpointParts>)>;
+
+fn group_parts(plan: &Plan, tls: &Tls) -> Groups {
+    let group = |(group, secured): (&UpstreamPlan, &Vec<Option<Arc<UpstreamTls>>>)| {
+        let parts = group.endpoints.iter().zip(secured).map(|(endpoint, tls)| EndpointParts {
+            addresses: Resolved::start(endpoint),
+            tls: tls.clone(),
+        });
+        (group.clone(), parts.collect())
+    };
+    plan.upstreams.iter().zip(&tls.upstreams).map(group).collect()
+}
+
+/// The endpoints whose certificates are not verified.
+fn unverified(plan: &Plan) -> impl Iterator<Item = &Endpoint> {
+    let endpoints = plan.upstreams.iter().flat_map(|group| &group.endpoints);
+    endpoints.filter(|endpoint| endpoint.tls.as_ref().is_some_and(|tls| tls.insecure))
+}
+
 fn core_parts(
     plan: &Plan,
     worker: usize,
-    resolved: &Resolved,
-    tls: &Tls,
+    groups: &Groups,
+    routes: &[RouteParts],
     access: &AccessLog,
 ) -> CoreParts {
     let metrics = Arc::new(WorkerMetrics::new());
-    let insecure = plan.upstream.tls.as_ref().is_some_and(|tls| tls.insecure);
-    metrics.upstream_insecure.set(i64::from(insecure));
+    metrics.upstream_insecure.set(i64::from(unverified(plan).next().is_some()));
     CoreParts {
         worker,
         plan: plan.exchange.clone(),
-        endpoint: plan.upstream.clone(),
-        addresses: resolved.clone(),
-        tls: tls.clone(),
+        routes: routes.to_vec(),
+        groups: groups.clone(),
         metrics,
         access: access.clone(),
         // Shares are rounded up: a limit of 1 must not be 0 on the second core.
@@ -191,17 +212,43 @@ fn core_parts(
 /// Reads what TLS needs, for both sides.
 ///
 /// # Errors
-/// One line: the flag, why, and the mend.
+/// One line: the flag, or the file's line and key; why; and the mend.
 pub fn load_tls(plan: &Plan) -> Result<Tls, String> {
-    let upstream = match &plan.upstream.tls {
-        None => None,
-        Some(tls) => Some(Arc::new(UpstreamTls::load(tls, &plan.upstream.host)?)),
-    };
-    let downstream = match plan.certificates.as_slice() {
-        [] => None,
-        files => Some(Arc::new(DownstreamTls::load(files)?)),
-    };
-    Ok(Tls { upstream, downstream })
+    let mut upstreams = Vec::new();
+    for group in &plan.upstreams {
+        let secured = group.endpoints.iter().map(|endpoint| match &endpoint.tls {
+            None => Ok(None),
+            Some(tls) => UpstreamTls::load(tls, &endpoint.host).map(|tls| Some(Arc::new(tls))),
+        });
+        let secured: Result<Vec<_>, String> = secured.collect();
+        upstreams.push(secured.map_err(|error| group.places.relocate(error))?);
+    }
+    let mut listeners: Vec<Option<Arc<DownstreamTls>>> = Vec::new();
+    for listener in &plan.listeners {
+        let files = listener.certificates.as_slice();
+        // Those that show the same share their tickets, and one watch over the files.
+        let same = listeners.iter().flatten().find(|tls| tls.files() == files).cloned();
+        listeners.push(match same {
+            _ if files.is_empty() => None,
+            Some(same) => Some(same),
+            None => {
+                let loaded = DownstreamTls::load(files);
+                Some(Arc::new(loaded.map_err(|error| plan.places.relocate(error))?))
+            }
+        });
+    }
+    Ok(Tls { upstreams, listeners })
+}
+
+/// What clients are shown, each once.
+fn shown(tls: &Tls) -> Vec<Arc<DownstreamTls>> {
+    let mut shown: Vec<Arc<DownstreamTls>> = Vec::new();
+    for tls in tls.listeners.iter().flatten() {
+        if !shown.iter().any(|other| Arc::ptr_eq(other, tls)) {
+            shown.push(Arc::clone(tls));
+        }
+    }
+    shown
 }
 
 fn open_access_log(plan: &Plan) -> io::Result<(AccessLog, access::Writer)> {
@@ -239,13 +286,13 @@ fn watch_certificates(tls: &Arc<DownstreamTls>) -> io::Result<()> {
 /// Binds every address once per worker. Port 0 is resolved by the first and shared by the rest.
 #[allow(clippy::type_complexity)]
 fn bind_all(
-    listen: &[SocketAddr],
+    listen: &[ListenerPlan],
     workers: usize,
 ) -> io::Result<(Vec<SocketAddr>, Vec<Vec<TcpListener>>)> {
     let mut addresses = Vec::new();
     let mut per_worker: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
-    for &wanted in listen {
-        let mut address = wanted;
+    for wanted in listen {
+        let mut address = wanted.address;
         for listeners in &mut per_worker {
             let listener = listener::bind(address).map_err(|error| {
                 io::Error::new(error.kind(), format!("--listen {address}: {error}"))
@@ -366,25 +413,48 @@ pub fn run(plan: &Plan) -> io::Result<()> {
 
 /// The one line of start-up, and a warning where there is cause.
 fn announce(server: &Server, plan: &Plan) {
-    if plan.upstream.tls.as_ref().is_some_and(|tls| tls.insecure) {
+    for endpoint in unverified(plan) {
         log::warn!(
             "--upstream-insecure: the certificate of {} is not verified, so anyone in between can \
              read and change everything",
-            plan.upstream.authority
+            endpoint.authority
         );
     }
-    let scheme = if server.tls.is_some() { "https" } else { "http" };
-    let listen: Vec<String> = server.addresses.iter().map(|a| format!("{scheme}://{a}")).collect();
+    let listen: Vec<String> = server
+        .addresses
+        .iter()
+        .zip(&server.secured)
+        .map(|(address, secured)| {
+            format!("{}://{address}", if *secured { "https" } else { "http" })
+        })
+        .collect();
     let why = server.driver.fell_back.as_deref();
     let why = why.map_or_else(String::new, |why| format!(" (fell back: {why})"));
     let admin = server.admin.map_or_else(|| "off".to_owned(), |admin| format!("http://{admin}"));
     log::info!(
         "serving {} -> {}, {} worker{} on {}{why}, up to {} streams, admin {admin}",
         listen.join(", "),
-        plan.upstream.url(),
+        destination(plan),
         plan.workers,
         if plan.workers == 1 { "" } else { "s" },
         server.driver.name,
         plan.streams_max,
     );
+}
+
+/// Where requests go, in few words.
+fn destination(plan: &Plan) -> String {
+    let endpoints = || plan.upstreams.iter().flat_map(|group| &group.endpoints);
+    let file = plan.file.as_ref().map(|file| file.display());
+    match (endpoints().count(), file) {
+        (1, None) => endpoints().map(Endpoint::url).collect(),
+        (_, file) => {
+            let file = file.map_or_else(String::new, |file| file.to_string());
+            format!("{} of {file}", counted(plan.routes.len(), "route"))
+        }
+    }
+}
+
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -50,8 +51,8 @@ pub mod command {
 pub struct WorkerParts {
     /// What its core is made of.
     pub core: CoreParts,
-    /// Its own listeners.
-    pub listeners: Vec<TcpListener>,
+    /// Its own listeners, and how their connections are secured.
+    pub listeners: Vec<(TcpListener, Option<Arc<DownstreamTls>>)>,
     /// Which driver.
     pub io: Io,
     /// The CPU to stay on.
@@ -75,7 +76,7 @@ pub struct Started {
 impl WorkerParts {
     /// The descriptors it is given.
     pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
-        let listeners = self.listeners.iter().map(AsRawFd::as_raw_fd);
+        let listeners = self.listeners.iter().map(|(listener, _)| listener.as_raw_fd());
         listeners.chain([self.control.as_raw_fd()])
     }
 }
@@ -100,8 +101,8 @@ pub fn run(parts: WorkerParts) {
     drop(started);
     let core = Core::new(core);
     runtime.block_on(async move {
-        for listener in listeners {
-            monoio::spawn(accept(Rc::clone(&core), listener));
+        for (listener, tls) in listeners {
+            monoio::spawn(accept(Rc::clone(&core), listener, tls));
         }
         monoio::spawn(keep_time(Rc::clone(&core)));
         monoio::spawn(sweep(Rc::clone(&core)));
@@ -167,7 +168,7 @@ async fn sweep(core: Rc<Core>) {
 }
 
 /// Accepts until the drain begins.
-async fn accept(core: Rc<Core>, listener: TcpListener) {
+async fn accept(core: Rc<Core>, listener: TcpListener, tls: Option<Arc<DownstreamTls>>) {
     let listener = match Watched::new(listener.into()) {
         Ok(listener) => listener,
         Err(error) => {
@@ -193,7 +194,7 @@ async fn accept(core: Rc<Core>, listener: TcpListener) {
             match listener::accept(&listener) {
                 Accepted::Connection(stream, peer) => {
                     core.metrics.connections_accepted.inc();
-                    spawn_connection(&core, stream, peer);
+                    spawn_connection(&core, stream, peer, tls.as_deref());
                 }
                 Accepted::Nothing => {
                     listener.drained();
@@ -228,7 +229,12 @@ async fn accept(core: Rc<Core>, listener: TcpListener) {
     }
 }
 
-fn spawn_connection(core: &Rc<Core>, stream: std::net::TcpStream, peer: SocketAddr) {
+fn spawn_connection(
+    core: &Rc<Core>,
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    tls: Option<&DownstreamTls>,
+) {
     let transport = match Transport::from_std(stream) {
         Ok(transport) => transport,
         Err(error) => {
@@ -237,7 +243,7 @@ fn spawn_connection(core: &Rc<Core>, stream: std::net::TcpStream, peer: SocketAd
             return;
         }
     };
-    let transport = match core.tls.downstream.as_deref().map(DownstreamTls::session) {
+    let transport = match tls.map(DownstreamTls::session) {
         None => transport,
         Some(Ok(session)) => transport.secure(session),
         Some(Err(error)) => {
@@ -311,7 +317,7 @@ mod tests {
             TcpStream::connect(listener.local_addr().expect("bound")).expect("connects");
         let (stream, peer) = listener.accept().expect("accepts");
         stream.set_nonblocking(true).expect("sets");
-        spawn_connection(&core, stream, peer);
+        spawn_connection(&core, stream, peer, None);
         let released = Rc::new(Cell::new(false));
         let held = Held(Rc::clone(&released));
         spawn_caught(&core, async move {

@@ -49,3 +49,8 @@ fn exchange() {
 fn records() {
     replay("records", checks::records::check);
 }
+
+#[test]
+fn shape() {
+    replay("shape", checks::shape::check);
+}

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 /// The modules of each floor, lowest first; see ARCHITECTURE.md.
 const FLOORS: [&[&str]; 6] = [
     &["buf", "clock", "error", "limits", "outcome"],
-    &["dialect", "http1", "sse"],
-    &["balance", "config", "flow", "telemetry"],
+    &["dialect", "http1", "json", "sse"],
+    &["balance", "config", "flow", "route", "shape", "telemetry"],
     &["net", "upstream"],
     &["admin", "relay"],
     &["demo", "main", "mock", "server", "worker"],

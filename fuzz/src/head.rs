@@ -138,6 +138,7 @@ fn check_forwarded(head: &RequestHead) {
         request_id: "id-1",
         identity: head.method() == "POST",
         framing: head.framing(),
+        changes: Default::default(),
     };
     let mut out = Vec::new();
     encode_request(head, &forward, &mut out);
@@ -186,6 +187,7 @@ fn check_response(head: &ResponseHead, bytes: &[u8], how: u8) {
         version: if how & 4 == 0 { Version::Http11 } else { Version::Http10 },
         head_only_length: None,
         received: std::time::SystemTime::UNIX_EPOCH,
+        changes: Default::default(),
     };
     if head.is_interim() {
         encode_interim(head, &mut out);

@@ -10,6 +10,7 @@ pub mod head;
 pub mod naive;
 pub mod records;
 pub mod scanner;
+pub mod shape;
 
 /// The input taken byte by byte as choices; zeros once it is used up.
 pub struct Choices<'a> {

@@ -1,3 +1,4 @@
 //! Which upstream is tried, how often, and when again.
 
 pub mod retry;
+pub mod select;

@@ -1,12 +1,14 @@
 //! The command line. Doc comments of flags are their help texts, so URLs in them stay bare.
 #![allow(rustdoc::bare_urls)]
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use super::layer::Layer;
 use super::units::{OrOff, duration, duration_or_off, size};
 
 const EXAMPLES: &str = "\
@@ -16,6 +18,7 @@ Examples:
   millstream serve --listen 0.0.0.0:8443 --tls-cert fullchain.pem --tls-key key.pem \
     --upstream https://llm.internal --upstream-ca ca.pem
   millstream serve --upstream http://127.0.0.1:9000 --heartbeat 10s --access-log /var/log/millstream.log
+  millstream serve --config relay.toml
   millstream check --upstream http://127.0.0.1:9000 --high-water-mark 512k";
 
 /// Relays Server-Sent-Event streams from LLM APIs to browsers and apps.
@@ -44,6 +47,11 @@ pub enum Command {
 /// The flags of `serve` and `check`.
 #[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
+    /// File of listeners, upstream groups and routes (TOML); every flag here is a key there, with _
+    /// for -, and a flag that is given wins over the file everywhere
+    /// [default: none; e.g. relay.toml]
+    #[arg(long, value_name = "FILE", help_heading = "Where")]
+    pub config: Option<PathBuf>,
     /// Address to listen on; repeatable [default: 127.0.0.1:8080; e.g. 0.0.0.0:8080]
     #[arg(
         long,
@@ -55,7 +63,14 @@ pub struct ServeArgs {
     pub listen: Vec<SocketAddr>,
     /// The upstream's base URL; a path in it is put before the request's path
     /// [no default; e.g. https://api.openai.com]
-    #[arg(long, value_name = "URL", help_heading = "Where")]
+    #[arg(
+        long,
+        value_name = "URL",
+        help_heading = "Where",
+        required_unless_present = "config",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub upstream: String,
     /// Address of the upstream's name, instead of looking it up; repeatable for several
     /// [default: none; e.g. llm.internal=10.0.0.7]
@@ -210,6 +225,29 @@ pub struct ServeArgs {
     /// only when it is written to [default: off; e.g. --half-close]
     #[arg(long, help_heading = "Upstream")]
     pub half_close: bool,
+
+    /// The flags that were given, for a file to stand behind them.
+    #[arg(skip)]
+    pub(super) given: Layer,
+}
+
+impl Cli {
+    /// Reads a command line, the program's name first, and notes which flags were given.
+    ///
+    /// # Errors
+    /// What clap finds wrong; [`one_line`] tells it.
+    pub fn read<T: Into<OsString> + Clone>(
+        words: impl IntoIterator<Item = T>,
+    ) -> Result<Self, clap::Error> {
+        let matches = Self::command().try_get_matches_from(words)?;
+        let mut cli = Self::from_arg_matches(&matches)?;
+        if let (Command::Serve(args) | Command::Check(args), Some((_, given))) =
+            (&mut cli.command, matches.subcommand())
+        {
+            args.given = Layer::given(given);
+        }
+        Ok(cli)
+    }
 }
 
 /// The flags of `mock`.
@@ -309,7 +347,6 @@ pub fn one_line(error: &clap::Error) -> String {
 
 /// How a value of `flag` is written, from the example in its help.
 fn mend(flag: &str) -> String {
-    use clap::CommandFactory;
     let command = Cli::command();
     let mut args = command.get_subcommands().flat_map(clap::Command::get_arguments);
     let named = args.find(|arg| arg.get_long().is_some_and(|long| flag == format!("--{long}")));
@@ -323,7 +360,6 @@ fn mend(flag: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn every_flag_teaches_its_default_and_an_example() {

@@ -5,10 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::cli::ServeArgs;
+use super::layer::Places;
+use crate::dialect::Dialect;
+use crate::http1::edits::Secret;
 use crate::limits::{
     DESCRIPTORS_PER_STREAM, DESCRIPTORS_PER_WORKER, DESCRIPTORS_RESERVED, POOL_IDLE_MAX,
     RETRY_BACKOFF_MAX,
 };
+use crate::route::Route;
 
 /// Which event-loop driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -39,6 +43,15 @@ pub struct CertificateFiles {
     pub certificate: PathBuf,
     /// The private key.
     pub key: PathBuf,
+}
+
+/// Where clients come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerPlan {
+    /// The address.
+    pub address: SocketAddr,
+    /// Certificates shown to clients; none for plain HTTP.
+    pub certificates: Vec<CertificateFiles>,
 }
 
 /// How an upstream is reached over TLS.
@@ -127,15 +140,70 @@ pub struct ExchangePlan {
     pub drain_grace: Duration,
 }
 
+/// A provider's key, as its requests carry it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    header: Option<Box<str>>,
+    plain: Secret,
+    bearer: Secret,
+}
+
+impl Key {
+    /// A key, in the field that the dialect has for it or in `header`. One with a space in it says
+    /// its own scheme (`Basic …`).
+    pub fn new(key: &str, header: Option<&str>) -> Self {
+        let schemed = key.contains(' ');
+        let bearer = if schemed { key.to_owned() } else { format!("Bearer {key}") };
+        let header = header.map(Into::into);
+        Self { header, plain: Secret::hidden(key), bearer: Secret::hidden(bearer) }
+    }
+
+    /// The field of a request in `dialect` that shows the key.
+    pub fn field(&self, dialect: Dialect) -> (&str, &Secret) {
+        let usual = match dialect {
+            Dialect::Anthropic => "x-api-key",
+            Dialect::Gemini => "x-goog-api-key",
+            _ => "Authorization",
+        };
+        let name = self.header.as_deref().unwrap_or(usual);
+        let bearer = name.eq_ignore_ascii_case("authorization");
+        (name, if bearer { &self.bearer } else { &self.plain })
+    }
+
+    /// The field's name, where it does not follow the dialect.
+    pub fn header(&self) -> Option<&str> {
+        self.header.as_deref()
+    }
+}
+
+/// An upstream group: endpoints that serve the same.
+#[derive(Clone, Debug)]
+pub struct UpstreamPlan {
+    /// What routes call it.
+    pub name: Box<str>,
+    /// At least one.
+    pub endpoints: Vec<Endpoint>,
+    /// The provider's key.
+    pub key: Option<Key>,
+    /// Time to make one connection.
+    pub connect_timeout: Duration,
+    /// What each endpoint's pool keeps.
+    pub pool: PoolPlan,
+    /// Where the file says so.
+    pub places: Places,
+}
+
 /// What will run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Addresses to listen on.
-    pub listen: Vec<SocketAddr>,
-    /// Certificates shown to clients; none for plain HTTP.
-    pub certificates: Vec<CertificateFiles>,
-    /// Where requests go.
-    pub upstream: Endpoint,
+    /// The file it comes from.
+    pub file: Option<PathBuf>,
+    /// Where clients come; at least one listener.
+    pub listeners: Vec<ListenerPlan>,
+    /// Where requests go; at least one group.
+    pub upstreams: Vec<UpstreamPlan>,
+    /// Which requests go where; at least one route.
+    pub routes: Vec<Route>,
     /// Worker threads.
     pub workers: usize,
     /// Pin them.
@@ -150,16 +218,39 @@ pub struct Plan {
     pub log_level: log::LevelFilter,
     /// Access log.
     pub access_log: AccessLogTo,
-    /// How exchanges are done.
+    /// How exchanges are done where no route says otherwise.
     pub exchange: ExchangePlan,
+    /// Where the file says so.
+    pub places: Places,
 }
 
 impl Plan {
-    /// Checks `args` for a process that may open `descriptors` and use `cores`.
+    /// Checks `args`, and the file they name, for a process that may open `descriptors` and use
+    /// `cores`.
     ///
     /// # Errors
-    /// One line: the flag, why, and the mend.
+    /// One line a fault: the flag, or the file's line and key; why; and the mend.
     pub fn from_args(args: &ServeArgs, descriptors: u64, cores: usize) -> Result<Self, String> {
+        let room = Room { descriptors, cores };
+        match &args.config {
+            Some(path) => super::file::load(path, args, room),
+            None => {
+                let mut plan = Self::without_routes(args, room, &listeners_of(args)?, 1)?;
+                plan.add_group("", vec![endpoint_of(args)?], None, &plan.exchange.clone());
+                plan.routes.push(Route::everything(plan.exchange.clone()));
+                Ok(plan)
+            }
+        }
+    }
+
+    /// All but groups and routes, for as many endpoints as the groups have together.
+    pub(super) fn without_routes(
+        args: &ServeArgs,
+        room: Room,
+        listeners: &[ListenerPlan],
+        endpoints: usize,
+    ) -> Result<Self, String> {
+        let Room { descriptors, cores } = room;
         let workers = args.workers.unwrap_or(cores);
         if workers == 0 || workers > 1024 {
             return Err(format!("--workers: {workers} is not between 1 and 1024; leave it out"));
@@ -170,14 +261,16 @@ impl Plan {
                 format!("--admin: {text:?} is not an address; write e.g. 127.0.0.1:9901 or off")
             })?),
         };
-        check_addresses(&args.listen, admin)?;
-        let pool_idle_max = pool_idle_max(args, descriptors, workers);
+        check_addresses(listeners, admin)?;
+        let pool_idle_max = pool_idle_max(args, descriptors, workers, endpoints);
         let exchange = exchange_plan(args, pool_idle_max)?;
-        let streams_max = streams_max(args, descriptors, workers, pool_idle_max)?;
+        let streams_max =
+            streams_max(args, descriptors, workers, (pool_idle_max * endpoints, listeners.len()))?;
         Ok(Self {
-            listen: args.listen.clone(),
-            certificates: certificates(args)?,
-            upstream: upstream(args)?,
+            file: None,
+            listeners: listeners.to_vec(),
+            upstreams: Vec::new(),
+            routes: Vec::new(),
             workers,
             pin: args.pin,
             io: args.io,
@@ -191,65 +284,54 @@ impl Plan {
                 path => AccessLogTo::Path(path.into()),
             },
             exchange,
+            places: Places::default(),
         })
     }
 
-    /// What `check` prints.
-    pub fn describe(&self) -> String {
-        let x = &self.exchange;
-        let listen: Vec<String> = self.listen.iter().map(ToString::to_string).collect();
-        let off = |duration: Option<Duration>| {
-            duration.map_or_else(|| "off".to_owned(), |duration| format!("{duration:?}"))
-        };
-        let rows = [
-            ("listen", listen.join(", ")),
-            ("tls certificates", self.certificates.len().to_string()),
-            ("upstream", self.upstream.url()),
-            ("upstream tls", describe_tls(self.upstream.tls.as_ref())),
-            (
-                "upstream is at",
-                match self.upstream.addresses.as_slice() {
-                    [] => "where its name says".to_owned(),
-                    given => format!("{given:?}"),
-                },
-            ),
-            ("admin", self.admin.map_or_else(|| "off".to_owned(), |admin| admin.to_string())),
-            ("workers", format!("{}{}", self.workers, if self.pin { ", pinned" } else { "" })),
-            ("io", format!("{:?}", self.io).to_lowercase()),
-            ("streams at once", self.streams_max.to_string()),
-            ("marks", format!("{} / {} bytes", x.high_water_mark, x.low_water_mark)),
-            ("frame held up to", format!("{} bytes", x.frame_bytes_max)),
-            ("request body up to", format!("{} bytes", x.body_bytes_max)),
-            ("connect timeout", format!("{:?}", x.connect_timeout)),
-            ("first-byte timeout", format!("{:?}", x.first_byte_timeout)),
-            ("idle timeout", off(x.idle_timeout)),
-            ("stream timeout", off(x.stream_timeout)),
-            ("write timeout", format!("{:?}", x.write_timeout)),
-            ("head / keep-alive", format!("{:?} / {:?}", x.head_timeout, x.keep_alive_timeout)),
-            ("tls handshake", format!("{:?}", x.tls_handshake_timeout)),
-            ("heartbeat", off(x.heartbeat)),
-            ("half-close", if x.half_close { "allowed" } else { "means leaving" }.to_owned()),
-            (
-                "retries",
-                format!(
-                    "{}, backoff {:?}, statuses {:?}, posts {}",
-                    x.retry.retries, x.retry.backoff, x.retry.statuses, x.retry.posts
-                ),
-            ),
-            ("pool", format!("{} idle per worker for {:?}", x.pool.idle_max, x.pool.idle_timeout)),
-            ("drain grace", format!("{:?}", x.drain_grace)),
-            ("access log", format!("{:?}", self.access_log)),
-        ];
-        rows.iter().map(|(name, value)| format!("{name:<20} {value}\n")).collect()
+    /// Adds an upstream group.
+    pub(super) fn add_group(
+        &mut self,
+        name: &str,
+        endpoints: Vec<Endpoint>,
+        key: Option<Key>,
+        exchange: &ExchangePlan,
+    ) {
+        self.upstreams.push(UpstreamPlan {
+            name: name.into(),
+            endpoints,
+            key,
+            connect_timeout: exchange.connect_timeout,
+            pool: exchange.pool,
+            places: Places::default(),
+        });
     }
 }
 
-fn check_addresses(listen: &[SocketAddr], admin: Option<SocketAddr>) -> Result<(), String> {
-    for (index, address) in listen.iter().enumerate() {
+/// What the process has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// Descriptors it may open.
+    pub descriptors: u64,
+    /// Cores it may use.
+    pub cores: usize,
+}
+
+/// The addresses of `--listen`, with the certificates of them all.
+pub(super) fn listeners_of(args: &ServeArgs) -> Result<Vec<ListenerPlan>, String> {
+    let certificates = certificates(args)?;
+    let listener = |address: &SocketAddr| ListenerPlan {
+        address: *address,
+        certificates: certificates.clone(),
+    };
+    Ok(args.listen.iter().map(listener).collect())
+}
+
+fn check_addresses(listeners: &[ListenerPlan], admin: Option<SocketAddr>) -> Result<(), String> {
+    for (index, ListenerPlan { address, .. }) in listeners.iter().enumerate() {
         if address.port() == 0 {
             continue;
         }
-        if listen[..index].contains(address) {
+        if listeners[..index].iter().any(|other| other.address == *address) {
             return Err(format!("--listen: {address} is given twice; give it once"));
         }
         if admin == Some(*address) {
@@ -259,7 +341,11 @@ fn check_addresses(listen: &[SocketAddr], admin: Option<SocketAddr>) -> Result<(
     Ok(())
 }
 
-fn exchange_plan(args: &ServeArgs, pool_idle_max: usize) -> Result<ExchangePlan, String> {
+/// How exchanges are done, by these arguments.
+pub(super) fn exchange_plan(
+    args: &ServeArgs,
+    pool_idle_max: usize,
+) -> Result<ExchangePlan, String> {
     let high = usize_of("--high-water-mark", args.high_water_mark)?;
     let low = match args.low_water_mark {
         Some(low) => usize_of("--low-water-mark", low)?,
@@ -335,18 +421,25 @@ fn usize_of(flag: &str, value: u64) -> Result<usize, String> {
 
 /// Idle connections a worker may keep: what was asked, else the default as far as the workers'
 /// together stay within a quarter of the descriptors.
-fn pool_idle_max(args: &ServeArgs, descriptors: u64, workers: usize) -> usize {
-    let share = usize::try_from(descriptors / 4).unwrap_or(usize::MAX) / workers;
-    args.pool_max_idle.unwrap_or_else(|| POOL_IDLE_MAX.min(share))
-}
-
-fn streams_max(
+pub(super) fn pool_idle_max(
     args: &ServeArgs,
     descriptors: u64,
     workers: usize,
-    pool_idle_max: usize,
+    endpoints: usize,
+) -> usize {
+    let share = usize::try_from(descriptors / 4).unwrap_or(usize::MAX) / workers / endpoints.max(1);
+    args.pool_max_idle.unwrap_or_else(|| POOL_IDLE_MAX.min(share))
+}
+
+/// Streams at once: what is asked, else what the descriptors allow beside the idle connections
+/// that each worker's pools keep.
+pub(super) fn streams_max(
+    args: &ServeArgs,
+    descriptors: u64,
+    workers: usize,
+    (pool_idle_max, listeners): (usize, usize),
 ) -> Result<usize, String> {
-    let worker = DESCRIPTORS_PER_WORKER + 2 * args.listen.len() as u64;
+    let worker = DESCRIPTORS_PER_WORKER + 2 * listeners as u64;
     let own = DESCRIPTORS_RESERVED.saturating_add(worker * workers as u64);
     let pooled = (pool_idle_max as u64).saturating_mul(workers as u64);
     let streams = |kept: u64| {
@@ -371,19 +464,6 @@ fn streams_max(
         Some(wanted) => Ok(wanted),
         None => Ok(fits),
     }
-}
-
-/// What `check` prints about the upstream's TLS.
-fn describe_tls(tls: Option<&UpstreamTlsPlan>) -> String {
-    let Some(tls) = tls else { return "none".to_owned() };
-    let trust = match &tls.ca {
-        _ if tls.insecure => "NOT VERIFIED (--upstream-insecure)".to_owned(),
-        Some(ca) => format!("verified by {}", ca.display()),
-        None => "verified by the platform's authorities".to_owned(),
-    };
-    let name = tls.name.as_ref().map_or_else(String::new, |name| format!(", as {name}"));
-    let shown = if tls.certificate.is_some() { ", with a client certificate" } else { "" };
-    format!("{trust}{name}{shown}")
 }
 
 /// Pairs `--tls-cert` with `--tls-key`, in order.
@@ -420,7 +500,7 @@ fn overrides(args: &ServeArgs, host: &str) -> Result<Vec<IpAddr>, String> {
 }
 
 /// The upstream with its TLS.
-fn upstream(args: &ServeArgs) -> Result<Endpoint, String> {
+pub(super) fn endpoint_of(args: &ServeArgs) -> Result<Endpoint, String> {
     let mut endpoint = endpoint(&args.upstream)?;
     endpoint.addresses = overrides(args, &endpoint.host)?;
     let certificate = match (&args.upstream_cert, &args.upstream_key) {
@@ -494,108 +574,4 @@ fn endpoint(url: &str) -> Result<Endpoint, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::cli::{Cli, Command};
-    use super::*;
-    use clap::Parser;
-
-    fn plan(flags: &str) -> Result<Plan, String> {
-        let words = ["millstream", "serve", "--upstream", "http://up:1/base/"];
-        let cli = Cli::try_parse_from(words.into_iter().chain(flags.split_whitespace()));
-        match cli.expect("parses").command {
-            Command::Serve(args) => Plan::from_args(&args, 20_000, 2),
-            _ => panic!("not serve"),
-        }
-    }
-
-    #[test]
-    fn defaults_are_those_of_the_limits() {
-        use crate::limits as l;
-        let plan = plan("").expect("valid");
-        let x = &plan.exchange;
-        assert_eq!((x.high_water_mark, x.low_water_mark), (l::HIGH_WATER_MARK, l::LOW_WATER_MARK));
-        assert_eq!((x.frame_bytes_max, x.body_bytes_max), (l::FRAME_BYTES_MAX, l::BODY_BYTES_MAX));
-        assert_eq!(
-            (x.connect_timeout, x.first_byte_timeout),
-            (l::CONNECT_TIMEOUT, l::FIRST_BYTE_TIMEOUT)
-        );
-        assert_eq!((x.idle_timeout, x.stream_timeout), (Some(l::IDLE_TIMEOUT), None));
-        assert_eq!((x.write_timeout, x.heartbeat), (l::WRITE_TIMEOUT, Some(l::HEARTBEAT)));
-        assert_eq!(
-            (x.head_timeout, x.keep_alive_timeout),
-            (l::HEAD_TIMEOUT, l::KEEP_ALIVE_TIMEOUT)
-        );
-        assert_eq!((x.retry.retries, x.retry.backoff), (l::RETRIES, l::RETRY_BACKOFF));
-        assert_eq!((x.pool.idle_max, x.pool.idle_timeout), (POOL_IDLE_MAX, l::POOL_IDLE_TIMEOUT));
-        assert_eq!(x.drain_grace, l::DRAIN_GRACE);
-        assert_eq!(x.tls_handshake_timeout, l::TLS_HANDSHAKE_TIMEOUT);
-        let own = DESCRIPTORS_RESERVED + 2 * (DESCRIPTORS_PER_WORKER + 2);
-        assert_eq!((plan.workers, plan.streams_max as u64), (2, (20_000 - own - 128) / 2));
-        assert_eq!(
-            (plan.upstream.authority.as_str(), plan.upstream.base_path.as_str()),
-            ("up:1", "/base")
-        );
-    }
-
-    #[test]
-    fn defaults_start_on_many_cores_with_few_descriptors() {
-        for (descriptors, workers) in [(1024, 16), (1024, 32), (256, 2), (1 << 30, 1)] {
-            let cli = Cli::try_parse_from(["millstream", "serve", "--upstream", "http://up:1"]);
-            let Ok(Cli { command: Command::Serve(args) }) = cli else { panic!("parses") };
-            let plan = Plan::from_args(&args, descriptors, workers).expect("starts");
-            let pooled = (plan.exchange.pool.idle_max * workers) as u64;
-            assert!(plan.streams_max > 0 && pooled <= descriptors / 4);
-        }
-    }
-
-    #[test]
-    fn contradictions_are_refused_by_name() {
-        for (flags, starts) in [
-            ("--low-water-mark 256k", "--low-water-mark"),
-            ("--high-water-mark 1k", "--high-water-mark"),
-            ("--max-frame-bytes 10", "--max-frame-bytes"),
-            ("--heartbeat 10ms", "--heartbeat"),
-            ("--workers 0", "--workers"),
-            ("--max-streams 100000", "--max-streams"),
-            ("--max-streams 0", "--max-streams"),
-            ("--pool-max-idle 20000", "--pool-max-idle"),
-            ("--retry-status 200", "--retry-status"),
-            ("--admin nowhere", "--admin"),
-            ("--admin 127.0.0.1:8080", "--admin"),
-            ("--listen 127.0.0.1:1 --listen 127.0.0.1:1", "--listen"),
-            ("--write-timeout 0s", "--write-timeout"),
-            ("--upstream-ca a.pem", "--upstream-ca"),
-            ("--upstream-insecure", "--upstream-insecure"),
-            ("--upstream-tls-name a", "--upstream-tls-name"),
-            ("--upstream-cert a.pem", "--upstream-key"),
-            ("--upstream-key a.pem", "--upstream-cert"),
-            ("--upstream-insecure --upstream-ca a.pem", "--upstream-insecure"),
-            ("--resolve up", "--resolve"),
-            ("--resolve up=down", "--resolve"),
-            ("--resolve down=10.0.0.1", "--resolve"),
-            ("--tls-cert a.pem", "--tls-key"),
-            ("--tls-key a.pem", "--tls-cert"),
-        ] {
-            let error = plan(flags).expect_err(flags);
-            assert!(error.starts_with(starts), "{flags}: {error}");
-        }
-        for url in [
-            "ftp://a",
-            "https://",
-            "a:1",
-            "http://",
-            "http://a:x",
-            "http://u@a",
-            "http://a/?q",
-            "http://a\nb",
-        ] {
-            assert!(endpoint(url).expect_err(url).starts_with("--upstream"), "{url}");
-        }
-        assert_eq!(endpoint("http://[::1]:9").map(|e| (e.host, e.port)), Ok(("::1".into(), 9)));
-        assert_eq!(endpoint("http://[::1]").map(|e| (e.host, e.port)), Ok(("::1".into(), 80)));
-        assert_eq!(
-            endpoint("https://a/v1").map(|e| (e.url(), e.port)),
-            Ok(("https://a/v1".into(), 443))
-        );
-    }
-}
+mod tests;

@@ -12,8 +12,11 @@
 mod detect;
 mod error;
 mod heartbeat;
+pub mod json;
 pub mod peek;
+pub mod read;
 mod terminal;
+pub mod text;
 
 pub use error::ErrorText;
 pub use peek::{Peek, peek};

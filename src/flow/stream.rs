@@ -13,17 +13,24 @@
 //! payload as it lies in the buffer: one contiguous range, however many chunks it holds. Anything
 //! else (a frame over several chunks, chunk extensions, other framing) becomes one chunk of ours
 //! around the ranges of payload.
+//!
+//! A stream that is told in other words ([`Stream::shaped`]) goes another way from the decoder on:
+//! each whole frame to its [`Shaper`], and what that makes of it to the queue.
 
 use std::ops::Range;
 
 use super::write_buffer::{LINE_BYTES_MAX, WriteBuffer};
 use crate::buf::Block;
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, ErrorText};
 use crate::http1::body::{BodyDecoder, BodyError, Step};
 use crate::http1::chunked::{encode_chunk_line, whole_chunk};
 use crate::limits::READ_BUFFER_BYTES;
+use crate::shape::Shaper;
 use crate::sse::BOM;
 use crate::sse::scanner::Scanner;
+use shaped::Shaped;
+
+pub use fault::StreamFault;
 
 /// How the body is framed on the side it is sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +112,8 @@ pub struct Stream {
     dropped: u64,
     /// A copy of the payload, for sending it again.
     kept: Option<Box<Kept>>,
+    /// Frames, or errors alone, are told in other words.
+    shaped: Option<Box<Shaped>>,
 }
 
 #[derive(Debug)]
@@ -146,6 +155,7 @@ impl Stream {
             finished: false,
             dropped: 0,
             kept: None,
+            shaped: None,
         }
     }
 
@@ -166,6 +176,9 @@ impl Stream {
     pub fn begin(&mut self, head: Box<[u8]>) {
         debug_assert_eq!(self.buffer.queued(), 0);
         self.buffer.push_own(head);
+        if self.rewrites() {
+            self.begin_shaped();
+        }
     }
 
     /// Begins again for another receiver: what was queued is forgotten, `head` and the payload so
@@ -205,9 +218,28 @@ impl Stream {
         Self { events: Some(events), ..Self::opaque(decoder, outgoing, marks) }
     }
 
+    /// The same stream, told by `shaper`: all of it, or only what the relay says itself where the
+    /// shaper [forwards](Shaper::forwards). To be called before anything is received or queued.
+    #[must_use]
+    pub fn shaped(mut self, shaper: Box<Shaper>) -> Self {
+        // The upstream's own chunks are never sent on where frames are rewritten.
+        self.clean &= shaper.forwards();
+        self.shaped = Some(Box::new(Shaped::new(shaper, self.marks.frame_max)));
+        self
+    }
+
+    /// Whether frames are told in other words.
+    #[inline]
+    fn rewrites(&self) -> bool {
+        self.shaped.as_ref().is_some_and(|shaped| shaped.rewrites())
+    }
+
     /// Room to receive into.
     pub fn room(&mut self) -> &mut [u8] {
-        self.buffer.room()
+        match &mut self.shaped {
+            Some(shaped) if shaped.rewrites() => shaped.room(),
+            _ => self.buffer.room(),
+        }
     }
 
     /// Takes `bytes` that were received elsewhere (behind a head, in the head's buffer); returns
@@ -215,8 +247,8 @@ impl Stream {
     ///
     /// # Errors
     /// As [`received`](Self::received).
-    pub fn receive_copy(&mut self, bytes: &[u8]) -> Result<usize, BodyError> {
-        let room = self.buffer.room();
+    pub fn receive_copy(&mut self, bytes: &[u8]) -> Result<usize, StreamFault> {
+        let room = self.room();
         let n = bytes.len().min(room.len());
         room[..n].copy_from_slice(&bytes[..n]);
         let unused = self.received(n)?;
@@ -227,10 +259,14 @@ impl Stream {
     /// may be sent. Returns how many bytes at their end lie behind the end of the body.
     ///
     /// # Errors
-    /// The body's framing is broken; what came before the fault is queued.
-    pub fn received(&mut self, n: usize) -> Result<usize, BodyError> {
+    /// The body's framing is broken, or a frame cannot be told; what came before the fault is
+    /// queued.
+    pub fn received(&mut self, n: usize) -> Result<usize, StreamFault> {
+        if self.rewrites() {
+            return self.received_shaped(n);
+        }
         let first = self.buffer.received(n);
-        self.take(first, n, 0)
+        Ok(self.take(first, n, 0)?)
     }
 
     /// Whether bytes may pass that never were in the buffer: it is empty, and the stream stands
@@ -267,10 +303,10 @@ impl Stream {
         block: Block,
         n: usize,
         taken: usize,
-    ) -> Result<usize, BodyError> {
+    ) -> Result<usize, StreamFault> {
         self.buffer.adopt(block);
         let first = self.buffer.received(n);
-        self.take(first, n, taken)
+        Ok(self.take(first, n, taken)?)
     }
 
     /// Takes `n` bytes from position `first` on, the first `at` of which are whole chunks that
@@ -393,6 +429,11 @@ impl Stream {
             self.release_overlong();
         }
         self.buffer.hold_from(self.held_from(received));
+        self.pause_if_full();
+    }
+
+    #[inline]
+    fn pause_if_full(&mut self) {
         if self.buffer.queued() >= self.marks.high && !self.paused {
             self.paused = true;
             self.carried.pauses += 1;
@@ -519,6 +560,27 @@ impl Stream {
         true
     }
 
+    /// Queues the frame that tells a failure in the stream's words, as [`insert`](Self::insert)
+    /// does; `timeout` says that a limit ran out. False where nothing was queued: no event stream,
+    /// no room for a frame, or an error of the provider's was told already.
+    pub fn tell(&mut self, text: &ErrorText<'_>, timeout: bool) -> bool {
+        let mut frame = Vec::new();
+        match (&mut self.shaped, &self.events) {
+            (Some(shaped), _) => shaped.error(text, timeout, &mut frame),
+            (None, Some(events)) => events.dialect.error_frame(text, &mut frame),
+            (None, None) => {}
+        }
+        self.insert(&frame)
+    }
+
+    /// The frame that keeps this stream alive, where its reader bears one.
+    pub fn heartbeat(&self) -> Option<&'static [u8]> {
+        match &self.shaped {
+            Some(shaped) => Some(shaped.shaper().heartbeat()),
+            None => self.events.as_ref().and_then(|events| events.dialect.heartbeat()),
+        }
+    }
+
     /// Queues payload of our own, framed.
     fn push_frame(&mut self, payload: Box<[u8]>) {
         if payload.is_empty() {
@@ -553,6 +615,9 @@ impl Stream {
     /// Ends the body in order: what is held goes out as it stands (the bytes are not ours to
     /// drop; a parser discards an unfinished event), then the last chunk.
     pub fn finish(&mut self) {
+        if self.rewrites() {
+            return self.finish_shaped();
+        }
         let end = self.pending.last().map_or(self.released, |range| range.end);
         self.release_to(end);
         self.buffer.hold_nothing();
@@ -591,6 +656,9 @@ impl Stream {
         if self.pending.is_empty() && self.pending.capacity() > 4 {
             self.pending = Vec::new();
         }
+        if let Some(shaped) = &mut self.shaped {
+            shaped.settle();
+        }
     }
 
     /// Whether more may be read: the body goes on and the queue is below its mark. A held frame
@@ -622,11 +690,17 @@ impl Stream {
 
     /// Whether the dialect's last event has passed, or the dialect has none.
     pub fn is_finished_by_dialect(&self) -> bool {
+        if self.rewrites() {
+            return self.is_finished_by_dialect_event();
+        }
         self.events.as_ref().is_none_or(|events| events.terminal || !events.dialect.has_terminal())
     }
 
     /// Whether the dialect's last event has passed.
     pub fn is_finished_by_dialect_event(&self) -> bool {
+        if let Some(shaped) = self.shaped.as_ref().filter(|shaped| shaped.rewrites()) {
+            return shaped.shaper().is_finished();
+        }
         self.events.as_ref().is_some_and(|events| events.terminal)
     }
 
@@ -637,6 +711,9 @@ impl Stream {
 
     /// The stream's dialect, as known by now.
     pub fn dialect(&self) -> Option<Dialect> {
+        if let Some(shaped) = self.shaped.as_ref().filter(|shaped| shaped.rewrites()) {
+            return Some(shaped.shaper().dialect());
+        }
         self.events.as_ref().map(|events| events.dialect)
     }
 }
@@ -699,5 +776,7 @@ impl Events {
     }
 }
 
+mod fault;
+mod shaped;
 #[cfg(test)]
 mod tests;

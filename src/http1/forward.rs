@@ -5,8 +5,40 @@ use std::net::IpAddr;
 use std::time::SystemTime;
 
 use super::Version;
+use super::edits::{FieldEdits, Secret};
 use super::head::{BodyFraming, Field, RequestHead, ResponseHead, list};
 use super::name::Name;
+
+/// A body of the relay's own instead of the client's.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnBody<'a> {
+    /// The method it goes up with.
+    pub method: &'a str,
+    /// Its media type.
+    pub content_type: &'a [u8],
+}
+
+/// What a route changes in a request's head; nothing by default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RequestChanges<'a> {
+    /// What the route changes in the client's fields.
+    pub edits: Option<&'a FieldEdits>,
+    /// A provider's key: a field of its own, or none.
+    pub key: Option<(&'a str, &'a Secret)>,
+    /// The client's credentials stay here.
+    pub keep_credentials: bool,
+    /// The relay has made the body.
+    pub own_body: Option<OwnBody<'a>>,
+}
+
+/// What a route changes in a response's head; nothing by default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ResponseChanges<'a> {
+    /// What it changes in the upstream's fields.
+    pub edits: Option<&'a FieldEdits>,
+    /// Its own answer to who may read this (CORS), instead of the upstream's.
+    pub cors: Option<&'a [(&'static str, String)]>,
+}
 
 /// How a request goes up.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +57,8 @@ pub struct ForwardRequest<'a> {
     pub identity: bool,
     /// How the body goes up.
     pub framing: BodyFraming,
+    /// What its route changes.
+    pub changes: RequestChanges<'a>,
 }
 
 /// How a response goes down.
@@ -44,6 +78,8 @@ pub struct ForwardResponse<'a> {
     pub head_only_length: Option<u64>,
     /// When it came, for one without a Date.
     pub received: SystemTime,
+    /// What its route changes.
+    pub changes: ResponseChanges<'a>,
 }
 
 fn named_by_connection<'a>(fields: impl Iterator<Item = Field<'a>>) -> Vec<&'a [u8]> {
@@ -64,7 +100,23 @@ fn stays(field: &Field<'_>, named: &[&[u8]]) -> bool {
             && !field.known.is_kept())
 }
 
-fn put(out: &mut Vec<u8>, name: impl AsRef<[u8]>, value: &[u8]) {
+fn is_named(field: &Field<'_>, name: &str) -> bool {
+    field.name.eq_ignore_ascii_case(name.as_bytes())
+}
+
+/// Fields by which clients show who they are to providers.
+fn is_credential(name: &[u8]) -> bool {
+    let known = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
+    known.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+}
+
+/// Whether a response field is about who may read it across origins.
+fn is_cors(name: &[u8]) -> bool {
+    let prefix = b"access-control-";
+    name.len() > prefix.len() && name[..prefix.len()].eq_ignore_ascii_case(prefix)
+}
+
+pub(super) fn put(out: &mut Vec<u8>, name: impl AsRef<[u8]>, value: &[u8]) {
     out.extend_from_slice(name.as_ref());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
@@ -83,7 +135,9 @@ fn put_framing(out: &mut Vec<u8>, framing: BodyFraming) {
 /// Via, X-Forwarded-* and X-Request-Id by the relay. An X-Forwarded-Proto or -Host that is there
 /// already is kept: another proxy of the same house stands in front.
 pub fn encode_request(head: &RequestHead, forward: &ForwardRequest<'_>, out: &mut Vec<u8>) {
-    out.extend_from_slice(head.method().as_bytes());
+    let changes = &forward.changes;
+    let method = changes.own_body.map_or_else(|| head.method(), |body| body.method);
+    out.extend_from_slice(method.as_bytes());
     out.push(b' ');
     out.extend_from_slice(forward.target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
@@ -99,6 +153,10 @@ pub fn encode_request(head: &RequestHead, forward: &ForwardRequest<'_>, out: &mu
             // Written afresh.
             Name::Host | Name::Expect => {}
             Name::AcceptEncoding if forward.identity => {}
+            Name::ContentType if changes.own_body.is_some() => {}
+            _ if changes.keep_credentials && is_credential(field.name) => {}
+            _ if changes.key.is_some_and(|(name, _)| is_named(&field, name)) => {}
+            _ if changes.edits.is_some_and(|edits| edits.stops(field.name)) => {}
             Name::XForwardedFor => join(&mut forwarded_for, field.value),
             Name::Via => join(&mut via, field.value),
             Name::MaxForwards if counts_hops(head.method()) => put_hops(out, &field),
@@ -108,7 +166,19 @@ pub fn encode_request(head: &RequestHead, forward: &ForwardRequest<'_>, out: &mu
     if forward.identity {
         put(out, "Accept-Encoding", b"identity");
     }
-    if head.expects_continue() && forward.framing != BodyFraming::None {
+    if let Some(body) = changes.own_body {
+        put(out, "Content-Type", body.content_type);
+    }
+    // A field that is set by name is meant.
+    let set = |name: &str| changes.edits.is_some_and(|edits| edits.sets(name));
+    if let Some((name, value)) = changes.key.filter(|(name, _)| !set(name)) {
+        put(out, name, value.expose().as_bytes());
+    }
+    if let Some(edits) = changes.edits {
+        edits.put(out);
+    }
+    let waits = head.expects_continue() && changes.own_body.is_none();
+    if waits && forward.framing != BodyFraming::None {
         put(out, "Expect", b"100-continue");
     }
     join(&mut forwarded_for, forward.client_ip.to_string().as_bytes());
@@ -160,6 +230,7 @@ fn join(list: &mut Vec<u8>, item: &[u8]) {
 
 /// Writes the head that goes downstream.
 pub fn encode_response(head: &ResponseHead, forward: &ForwardResponse<'_>, out: &mut Vec<u8>) {
+    let changes = &forward.changes;
     put_status(head.status(), head.reason(), out);
     let named = named_by_connection(head.entries());
     for field in head.entries() {
@@ -168,6 +239,8 @@ pub fn encode_response(head: &ResponseHead, forward: &ForwardResponse<'_>, out: 
         }
         match field.known {
             Name::CacheControl | Name::XAccelBuffering if forward.stream => {}
+            _ if changes.cors.is_some() && is_cors(field.name) => {}
+            _ if changes.edits.is_some_and(|edits| edits.stops(field.name)) => {}
             Name::ContentType if forward.stream && memchr::memchr(b'=', field.value).is_none() => {
                 put(out, field.name, b"text/event-stream; charset=utf-8");
             }
@@ -177,6 +250,12 @@ pub fn encode_response(head: &ResponseHead, forward: &ForwardResponse<'_>, out: 
     if forward.stream {
         put(out, "Cache-Control", b"no-cache, no-transform");
         put(out, "X-Accel-Buffering", b"no");
+    }
+    if let Some(edits) = changes.edits {
+        edits.put(out);
+    }
+    for (name, value) in changes.cors.unwrap_or_default() {
+        put(out, name, value.as_bytes());
     }
     if head.field("date").is_none() {
         // RFC 9110, section 6.6.1.
@@ -221,7 +300,10 @@ pub fn encode_own(
     for (name, value) in fields {
         put(out, name, value.as_bytes());
     }
-    put(out, "Content-Length", body.len().to_string().as_bytes());
+    // RFC 9110, section 8.6: never with 204.
+    if status != 204 {
+        put(out, "Content-Length", body.len().to_string().as_bytes());
+    }
     if close {
         put(out, "Connection", b"close");
     }
@@ -244,9 +326,12 @@ fn put_status(status: u16, reason: &str, out: &mut Vec<u8>) {
 fn phrase(status: u16) -> &'static str {
     match status {
         400 => "Bad Request",
+        204 => "No Content",
         404 => "Not Found",
+        405 => "Method Not Allowed",
         408 => "Request Timeout",
         413 => "Content Too Large",
+        415 => "Unsupported Media Type",
         414 => "URI Too Long",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
@@ -278,6 +363,7 @@ mod tests {
             request_id: "id-1",
             identity,
             framing: head.framing(),
+            changes: RequestChanges::default(),
         };
         let mut out = Vec::new();
         encode_request(&head, &forward, &mut out);
@@ -302,6 +388,51 @@ mod tests {
     }
 
     #[test]
+    fn a_route_changes_the_fields_it_names_and_the_clients_key_stays() {
+        let request = "GET /a HTTP/1.1\r\nHost: front\r\nAuthorization: Bearer c\r\nApi-Key: c\r\n\
+             X-Key: c\r\nX-Set: c\r\nX-Gone: c\r\nX-Kept: c\r\nX-Other: c\r\nContent-Type: a/b\r\n\
+             Content-Length: 1\r\n\r\n";
+        let Ok(Status::Complete((head, _))) = parse_request(request.as_bytes(), &mut 0) else {
+            panic!("does not parse");
+        };
+        let names = |names: &[&str]| names.iter().map(|name| (*name).into()).collect();
+        let edits = FieldEdits {
+            set: vec![("X-Set".into(), Secret::open("s"))],
+            remove: names(&["x-gone"]),
+            pass: Some(names(&["X-Kept", "x-gone", "X-KEY", "authorization"])),
+        };
+        let key = Secret::hidden("k");
+        let forward = ForwardRequest {
+            authority: "up:1",
+            target: "/a",
+            client_ip: IpAddr::from([127, 0, 0, 9]),
+            scheme: "http",
+            request_id: "id-1",
+            identity: false,
+            framing: BodyFraming::Length(2),
+            changes: RequestChanges {
+                edits: Some(&edits),
+                key: Some(("x-key", &key)),
+                keep_credentials: true,
+                own_body: Some(OwnBody { method: "POST", content_type: b"application/json" }),
+            },
+        };
+        let encoded = |forward: &ForwardRequest<'_>| {
+            let mut out = Vec::new();
+            encode_request(&head, forward, &mut out);
+            String::from_utf8(out).expect("ASCII")
+        };
+        let expected = "POST /a HTTP/1.1\r\nHost: up:1\r\nX-Kept: c\r\n\
+             Content-Type: application/json\r\nx-key: k\r\nX-Set: s\r\n\
+             X-Forwarded-For: 127.0.0.9\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: front\r\n\
+             X-Request-Id: id-1\r\nVia: 1.1 millstream\r\nContent-Length: 2\r\n\r\n";
+        assert_eq!(encoded(&forward), expected);
+        let changes = RequestChanges { key: Some(("x-set", &key)), ..forward.changes };
+        let set = encoded(&ForwardRequest { changes, ..forward });
+        assert!(set.contains("X-Set: s\r\n") && !set.contains(": k\r\n"), "{set}");
+    }
+
+    #[test]
     fn an_event_stream_goes_down_without_length_and_unbuffered() {
         let bytes = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9\r\n\
             Cache-Control: max-age=1\r\nConnection: close\r\nX-Other: y\r\n\r\n";
@@ -316,6 +447,7 @@ mod tests {
             version: Version::Http11,
             head_only_length: None,
             received: SystemTime::UNIX_EPOCH,
+            changes: ResponseChanges::default(),
         };
         let mut out = Vec::new();
         encode_response(&head, &forward, &mut out);

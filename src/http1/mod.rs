@@ -5,9 +5,11 @@
 
 pub mod body;
 pub mod chunked;
+pub mod edits;
 pub mod forward;
 pub mod head;
 pub mod name;
+pub mod query;
 
 /// What a parser has, given the bytes so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -250,7 +250,11 @@ impl Connection {
         if let Some(status) = script.status {
             return self.fail(status, script).await;
         }
-        let dialect = Dialect::from_request(head.path(), |name| head.field(name).is_some());
+        let dialect = match head.path() {
+            // Short for OpenAI's own path, as in examples/chat.toml.
+            "/v1/chat" => Dialect::OpenAiChat,
+            path => Dialect::from_request(path, |name| head.field(name).is_some()),
+        };
         let mut asked = Asked::read(body);
         asked.stream |= matches!(dialect, Dialect::Generic | Dialect::Gemini)
             || head.field("x-dashscope-sse").is_some()

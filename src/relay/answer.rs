@@ -21,6 +21,8 @@ pub struct Own<'a> {
     pub close: bool,
     /// The request was HEAD: fields only.
     pub head_only: bool,
+    /// Fields beside the usual ones.
+    pub fields: &'a [(&'static str, String)],
 }
 
 /// Writes `own` in the shape of `dialect`.
@@ -44,7 +46,22 @@ pub fn encode(dialect: Dialect, own: &Own<'_>) -> Vec<u8> {
     if own.status == 503 {
         fields.push(("Retry-After", "1"));
     }
+    fields.extend(own.fields.iter().map(|(name, value)| (*name, value.as_str())));
     let mut out = Vec::new();
     encode_own(own.status, &fields, &body, own.close, own.head_only, &mut out);
+    out
+}
+
+/// Writes the answer to a preflight, which is its fields.
+pub fn encode_preflight(
+    fields: &[(&'static str, String)],
+    request_id: &str,
+    close: bool,
+) -> Vec<u8> {
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    let mut all = vec![("Date", date.as_str()), ("X-Request-Id", request_id)];
+    all.extend(fields.iter().map(|(name, value)| (*name, value.as_str())));
+    let mut out = Vec::new();
+    encode_own(204, &all, &[], close, false, &mut out);
     out
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::inbox::{Filled, Inbox};
 use super::pump::send_queued;
+use super::routing::RouteState;
 use super::{Core, Registration, Stage};
 use crate::clock;
 use crate::error::{Failure, Phase, Retryable};
@@ -25,6 +26,10 @@ pub struct Ask<'a> {
     pub core: &'a Core,
     /// The connection's entry in the core.
     pub registration: &'a Registration,
+    /// The route it goes.
+    pub route: &'a RouteState,
+    /// The endpoint's name, for messages.
+    pub authority: &'a str,
     /// The leased connection.
     pub upstream: &'a Transport,
     /// It was used before.
@@ -81,7 +86,7 @@ impl Ask<'_> {
             upstream_blocked: false,
             upstream_deaf: false,
             watching: true,
-            deadline: clock::now() + self.core.plan.first_byte_timeout,
+            deadline: clock::now() + self.route.route.exchange.first_byte_timeout,
         };
         self.take_body()?;
         self.send(&mut progress);
@@ -146,7 +151,7 @@ impl Ask<'_> {
             Ok(sent) => {
                 progress.upstream_blocked = self.body.buffer().queued() > 0;
                 if sent.is_some() {
-                    progress.deadline = clock::now() + self.core.plan.first_byte_timeout;
+                    progress.deadline = clock::now() + self.route.route.exchange.first_byte_timeout;
                 }
             }
             Err(_) => progress.upstream_deaf = true,
@@ -162,8 +167,8 @@ impl Ask<'_> {
                 self.refused(message)
             })?;
             self.inbox.consume(taken);
-            if self.body.carried().bytes_in > self.core.plan.body_bytes_max {
-                let max = self.core.plan.body_bytes_max;
+            if self.body.carried().bytes_in > self.route.route.exchange.body_bytes_max {
+                let max = self.route.route.exchange.body_bytes_max;
                 let message = format!("the request's body is larger than {max} bytes");
                 return Err(self.refused(message).told_as(413));
             }
@@ -244,7 +249,7 @@ impl Ask<'_> {
 
     fn no_answer(&self, progress: &Progress, why: &str) -> Failure {
         let nothing_came = progress.answer.is_empty() && progress.interims == 0;
-        let authority = &self.core.endpoint.authority;
+        let authority = self.authority;
         let failure =
             self.failure(Outcome::UpstreamNoAnswer, &format!("upstream {authority}: {why}"));
         if self.reused && nothing_came { failure.retryable(Retryable::Reused) } else { failure }

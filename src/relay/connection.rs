@@ -223,7 +223,15 @@ impl Connection {
 
     /// Answers what never became a request.
     async fn refuse(&mut self, status: u16, code: &str, message: &str) {
-        let own = Own { status, code, message, request_id: "-", close: true, head_only: false };
+        let own = Own {
+            status,
+            code,
+            message,
+            request_id: "-",
+            close: true,
+            head_only: false,
+            fields: &[],
+        };
         let bytes = answer::encode(Dialect::Generic, &own);
         let outcome = if status == 408 { Outcome::RequestTimeout } else { Outcome::RequestRefused };
         record::refused(self.core(), self.peer, status, outcome, message);

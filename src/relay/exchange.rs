@@ -5,28 +5,35 @@
 
 use std::time::Instant;
 
-use super::Stage;
 use super::answer::{self, Own};
 use super::ask::Answer;
 use super::attempt::{self, Answered, Refusal};
+use super::collect;
 use super::connection::{After, Connection};
 use super::inbox::Inbox;
 use super::pump::{Body, Pump, send_queued};
 use super::record::Record;
+use super::routing::{self, Unrouted, Way};
+use super::{Core, Stage};
 use crate::clock;
 use crate::dialect::Dialect;
 use crate::dialect::ErrorText;
 use crate::error::{Failure, Phase, Side};
-use crate::flow::stream::{Outgoing, Stream};
+use crate::flow::stream::{Carried, Outgoing, Stream};
 use crate::flow::timers::Timers;
 use crate::http1::Version;
 use crate::http1::body::BodyDecoder;
-use crate::http1::forward::{ForwardResponse, encode_response};
+use crate::http1::edits::Secret;
+use crate::http1::forward::{ForwardResponse, ResponseChanges, encode_response};
 use crate::http1::head::{BodyFraming, RequestHead};
-use crate::limits::ABORT_DELAY;
+use crate::limits::{ABORT_DELAY, COLLECTED_BYTES_MAX};
 use crate::net::stream::Transport;
 use crate::net::timer;
 use crate::outcome::Outcome;
+use crate::route::request::Asked;
+use crate::shape::chunks::OpenAiRule;
+use crate::shape::collect::Collector;
+use crate::shape::{Naming, Shaper, Shaping};
 
 /// A response whose head is queued, or has gone down.
 struct Response {
@@ -72,7 +79,7 @@ pub async fn run(connection: &mut Connection, head: Box<RequestHead>) -> After {
             match pump.run().await {
                 Ok(()) => {
                     response.extra = pump.extra;
-                    finish(connection, response)
+                    finish(connection, &record, response)
                 }
                 Err(failure) => Box::pin(cut(connection, &record, &mut response, failure)).await,
             }
@@ -106,13 +113,36 @@ async fn refuse(
         request_id: &record.live.request_id,
         close: !keep,
         head_only: head.method() == "HEAD",
+        fields: &refusal.fields,
     };
-    let bytes = answer::encode(record.live.dialect.get(), &own);
+    let dialect = record.live.dialect.get();
+    let dialect = record.route().map_or(dialect, |route| route.route.told_in(dialect));
+    let bytes = answer::encode(dialect, &own);
     record.responded(refusal.status);
     match connection.send_all(&bytes).await {
         Ok(()) if keep => (refusal.outcome, After::KeepAlive),
         Ok(()) => (refusal.outcome, After::Close),
         Err(_) => (refusal.outcome, After::Abort),
+    }
+}
+
+/// Answers a preflight, which goes no further than here.
+async fn preflight(
+    connection: &mut Connection,
+    head: &RequestHead,
+    record: &Record,
+    fields: &[(&'static str, String)],
+) -> (Outcome, After) {
+    let keep = head.keep_alive()
+        && head.version() == Version::Http11
+        && matches!(head.framing(), BodyFraming::None | BodyFraming::Length(0))
+        && connection.core().stage() == Stage::Serving;
+    let bytes = answer::encode_preflight(fields, &record.live.request_id, !keep);
+    record.responded(204);
+    match connection.send_all(&bytes).await {
+        Ok(()) if keep => (Outcome::Done, After::KeepAlive),
+        Ok(()) => (Outcome::Done, After::Close),
+        Err(outcome) => (outcome, After::Abort),
     }
 }
 
@@ -143,24 +173,50 @@ async fn begin(
     head: Box<RequestHead>,
     record: &Record,
 ) -> Result<Box<Response>, (Outcome, After)> {
-    let answered = match attempt::answered(connection, &head, record).await {
-        Ok(answered) => answered,
-        Err(refusal) => return Err(refuse(connection, &head, record, refusal).await),
+    let way = match routing::resolve(connection.core(), &head) {
+        Ok(way) => way,
+        Err(Unrouted::Refused(refusal)) => {
+            return Err(refuse(connection, &head, record, *refusal).await);
+        }
+        Err(Unrouted::Preflight(fields)) => {
+            return Err(preflight(connection, &head, record, &fields).await);
+        }
     };
-    let Answered { upstream, answer, uploaded } = answered;
+    record.routed(&way);
+    let answered = match attempt::answered(connection, &head, record, &way).await {
+        Ok(answered) => answered,
+        Err(mut refusal) => {
+            refusal.fields.extend(way.cors);
+            return Err(refuse(connection, &head, record, refusal).await);
+        }
+    };
+    let Answered { upstream, answer, uploaded, asked, collects } = answered;
     let now = clock::now();
     record.answered(now);
     let from = answer.head.framing(head.method());
     let events = answer.head.is_event_stream() && from != BodyFraming::None;
+    if collects && events {
+        let reusable = answer.head.keep_alive() && uploaded;
+        let source = Source { upstream, answer, from, reusable };
+        return Err(collected(connection, &head, record, (&way, asked), source).await);
+    }
     record.stream.set(events);
     record.live.state.set("streaming");
     let serving = connection.core().stage() == Stage::Serving;
     let mut shape = shape(&head, &answer, serving, events);
     shape.keep_alive &= uploaded;
+    let shaped = events && !matches!(way.route.route.shaping, Shaping::Passthrough);
+    if shaped && let Some(refusal) = unreadable(&answer, &way) {
+        upstream.shutdown();
+        return Err(refuse(connection, &head, record, refusal).await);
+    }
     let mut stream = response_stream(connection, record, &shape, from, events);
+    if shaped && let Some(shaper) = shaper(record, &way, asked) {
+        stream = stream.shaped(shaper);
+    }
     // What is left of an interim response goes before it.
     let mut bytes = std::mem::take(&mut connection.unsent).into_vec();
-    response_head(&head, &answer, record, &shape, events, &mut bytes);
+    response_head(&head, &answer, record, (&shape, &way), events, &mut bytes);
     record.responded(answer.head.status());
     stream.begin(bytes.into_boxed_slice());
     let framing = Framing {
@@ -169,7 +225,7 @@ async fn begin(
         from_close: from == BodyFraming::Close,
         to_close: shape.framing == BodyFraming::Close,
     };
-    let timers = Timers::new(&connection.core().timeouts, record.started(), now, events);
+    let timers = Timers::new(&way.route.timeouts, record.started(), now, events);
     let mut response = Response { upstream, body: Body { stream, timers }, framing, extra: false };
     match response.take(record, answer.rest, now) {
         Ok(()) => Ok(Box::new(response)),
@@ -188,8 +244,7 @@ impl Response {
                 Ok(taken) => rest.consume(taken),
                 Err(error) => {
                     let message = format!("the upstream's body is malformed: {error}");
-                    result =
-                        Err(Failure::upstream(Phase::Body, Outcome::UpstreamProtocol, message));
+                    result = Err(Failure::upstream(Phase::Body, error.outcome(), message));
                 }
             }
         }
@@ -207,11 +262,11 @@ impl Response {
 }
 
 /// The whole body has gone down.
-fn finish(connection: &Connection, response: Response) -> (Outcome, After) {
+fn finish(connection: &Connection, record: &Record, response: Response) -> (Outcome, After) {
     let Response { upstream, body: Body { stream, .. }, framing, extra } = response;
     let core = connection.core();
     if framing.reusable && !extra {
-        core.note_pool(core.pool.give_back(upstream, clock::now()));
+        give_back(core, record, upstream);
     }
     let in_order = !framing.from_close && stream.is_finished_by_dialect();
     let in_order = in_order || (stream.is_events() && stream.is_finished_by_dialect_event());
@@ -233,6 +288,118 @@ async fn cut(
         connection.transport.reset();
     }
     (failure.outcome, After::Abort)
+}
+
+/// A stream that is to be collected.
+struct Source {
+    upstream: Transport,
+    answer: Answer,
+    from: BodyFraming,
+    /// The upstream connection may be used again.
+    reusable: bool,
+}
+
+/// Answers with the whole of a stream.
+async fn collected(
+    connection: &mut Connection,
+    head: &RequestHead,
+    record: &Record,
+    (way, asked): (&Way, Asked),
+    source: Source,
+) -> (Outcome, After) {
+    let Source { upstream, answer, from, reusable } = source;
+    if let Some(refusal) = unreadable(&answer, way) {
+        upstream.shutdown();
+        return refuse(connection, head, record, refusal).await;
+    }
+    let (plan, core) = (&way.route.route.exchange, std::rc::Rc::clone(connection.core()));
+    let response = answer.head.clone();
+    let frame_max = core.plan.frame_bytes_max;
+    let collector = naming(record, |naming| {
+        Collector::new(way.dialect, asked.increments, naming, frame_max, COLLECTED_BYTES_MAX)
+    });
+    let incoming = (&upstream, answer, from);
+    let whole = collect::whole(connection, incoming, collector, (plan, record.started())).await;
+    let collected = match whole {
+        Ok(collected) => collected,
+        Err(failure) => {
+            upstream.shutdown();
+            let mut refusal = Refusal::new(failure.status(), failure.outcome, failure.message);
+            (refusal.body_read, refusal.fields) = (true, way.cors.clone());
+            return refuse(connection, head, record, refusal).await;
+        }
+    };
+    if reusable && from != BodyFraming::Close && !collected.extra {
+        give_back(&core, record, upstream);
+    }
+    let keep_alive = head.keep_alive() && core.stage() == Stage::Serving;
+    let mut edits = way.route.route.response_fields.clone().unwrap_or_default();
+    edits.set.push(("Content-Type".into(), Secret::open("application/json")));
+    let forward = ForwardResponse {
+        framing: BodyFraming::Length(collected.body.len() as u64),
+        close: !keep_alive,
+        stream: false,
+        request_id: &record.live.request_id,
+        version: head.version(),
+        head_only_length: None,
+        received: std::time::SystemTime::now(),
+        changes: ResponseChanges {
+            edits: Some(&edits),
+            cors: way.route.route.cors.as_ref().map(|_| way.cors.as_slice()),
+        },
+    };
+    let mut bytes = Vec::with_capacity(1024 + collected.body.len());
+    encode_response(&response, &forward, &mut bytes);
+    bytes.extend_from_slice(&collected.body);
+    let (bytes_in, bytes_out) = (collected.bytes_in, collected.body.len() as u64);
+    record.carried(clock::now(), Carried { bytes_in, bytes_out, ..Carried::default() });
+    record.responded(response.status());
+    match connection.send_all(&bytes).await {
+        Ok(()) if keep_alive => (Outcome::Done, After::KeepAlive),
+        Ok(()) => (Outcome::Done, After::Close),
+        Err(outcome) => (outcome, After::Abort),
+    }
+}
+
+/// What names the answer.
+fn naming<R>(record: &Record, with: impl FnOnce(Naming<'_>) -> R) -> R {
+    let model = record.model.borrow();
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    with(Naming {
+        id: &record.live.request_id,
+        model: model.as_deref().unwrap_or_default(),
+        created: since.map_or(0, |since| since.as_secs()),
+    })
+}
+
+fn give_back(core: &Core, record: &Record, upstream: Transport) {
+    if let Some(used) = &*record.live.upstream.borrow() {
+        core.note_pool(used.upstream().pool.give_back(upstream, clock::now()));
+    }
+}
+
+/// Why this event stream cannot be told in other words.
+fn unreadable(answer: &Answer, way: &Way) -> Option<Refusal> {
+    let coding = answer.head.field("content-encoding")?;
+    if coding.eq_ignore_ascii_case(b"identity") {
+        return None;
+    }
+    let message = "the upstream's stream is compressed, so it cannot be told in other words";
+    let mut refusal = Refusal::new(502, Outcome::UpstreamProtocol, message);
+    refusal.fields.extend(way.cors.iter().cloned());
+    Some(refusal)
+}
+
+/// What tells the answer's stream, where that is not its own bytes.
+fn shaper(record: &Record, way: &Way, asked: Asked) -> Option<Box<Shaper>> {
+    let shaping = match &way.route.route.shaping {
+        Shaping::OpenAi(rule) if asked.include_usage && !rule.include_usage => {
+            let rule = OpenAiRule { include_usage: true, ..(**rule).clone() };
+            Shaping::OpenAi(std::sync::Arc::new(rule))
+        }
+        shaping => shaping.clone(),
+    };
+    naming(record, |naming| shaping.shaper(way.dialect, asked.increments, naming))
 }
 
 fn response_stream(
@@ -259,10 +426,11 @@ fn response_head(
     head: &RequestHead,
     answer: &Answer,
     record: &Record,
-    shape: &Shape,
+    (shape, way): (&Shape, &Way),
     events: bool,
     out: &mut Vec<u8>,
 ) {
+    let route = &way.route.route;
     let announced = answer.head.field("content-length");
     let announced = announced.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
     let forward = ForwardResponse {
@@ -273,6 +441,10 @@ fn response_head(
         version: head.version(),
         head_only_length: announced.filter(|_| shape.framing == BodyFraming::None),
         received: std::time::SystemTime::now(),
+        changes: ResponseChanges {
+            edits: route.response_fields.as_ref(),
+            cors: route.cors.as_ref().map(|_| way.cors.as_slice()),
+        },
     };
     encode_response(&answer.head, &forward, out);
 }
@@ -284,21 +456,16 @@ async fn tell(connection: &Connection, record: &Record, stream: &mut Stream, fai
         return;
     }
     stream.discard_held();
-    let mut told = false;
-    if let Some(dialect) = stream.dialect() {
-        let text = ErrorText {
-            status: failure.status(),
-            code: failure.outcome.as_str(),
-            message: &failure.message,
-            request_id: &record.live.request_id,
-            sequence: stream.carried().frames,
-        };
-        let mut frame = Vec::new();
-        dialect.error_frame(&text, &mut frame);
-        told = stream.insert(&frame);
-        if told {
-            connection.core().metrics.error_frames.inc();
-        }
+    let text = ErrorText {
+        status: failure.status(),
+        code: failure.outcome.as_str(),
+        message: &failure.message,
+        request_id: &record.live.request_id,
+        sequence: stream.carried().frames,
+    };
+    let told = stream.tell(&text, failure.outcome.is_timeout());
+    if told {
+        connection.core().metrics.error_frames.inc();
     }
     flush(connection, stream).await;
     if told && stream.buffer().queued() == 0 {

@@ -6,11 +6,14 @@
 pub mod answer;
 pub mod ask;
 mod attempt;
+mod body;
+mod collect;
 pub mod connection;
 pub mod exchange;
 pub mod inbox;
 pub mod pump;
 pub mod record;
+pub mod routing;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -20,20 +23,18 @@ use std::time::Instant;
 
 use slab::Slab;
 
-use crate::balance::retry::RetryRule;
-use crate::config::plan::{Endpoint, ExchangePlan};
+use crate::config::plan::{ExchangePlan, UpstreamPlan};
 use crate::flow::deadlines::Deadlines;
 use crate::flow::stream::Marks;
-use crate::flow::timers::Timeouts;
-use crate::net::resolver::Resolved;
-use crate::net::tls::config::Tls;
 use crate::net::tls::turns::Turns;
 use crate::relay::record::Live;
+use crate::relay::routing::{RouteParts, RouteState};
+use crate::route::matching::Router;
 use crate::telemetry::log::AccessLog;
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::streams::StreamInfo;
-use crate::upstream::connect::Trusted;
-use crate::upstream::pool::{Dropped, Pool};
+use crate::upstream::group::{EndpointParts, Group};
+use crate::upstream::pool::Dropped;
 
 /// How far the core's shutdown has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,24 +51,16 @@ pub enum Stage {
 pub struct Core {
     /// The worker's number, from 0.
     pub worker: usize,
-    /// How exchanges are to be done.
+    /// How connections are served, and exchanges where no route says otherwise.
     pub plan: ExchangePlan,
-    /// How long they may take.
-    pub timeouts: Rc<Timeouts>,
-    /// When they are tried again.
-    pub retry: RetryRule,
+    /// Which route a request takes.
+    pub router: Router,
+    /// The routes, by their numbers.
+    pub routes: Vec<Rc<RouteState>>,
     /// Where they go.
-    pub endpoint: Endpoint,
-    /// The endpoint's addresses.
-    pub addresses: Resolved,
-    /// The one of them that answered lately.
-    pub trusted: Trusted,
-    /// How both sides are secured.
-    pub tls: Tls,
+    pub groups: Vec<Group>,
     /// Handshakes, one after the other.
     pub turns: Turns,
-    /// Idle upstream connections.
-    pub pool: Pool,
     /// This worker's counters.
     pub metrics: Arc<WorkerMetrics>,
     /// Where access lines go.
@@ -97,14 +90,12 @@ struct Connected {
 pub struct CoreParts {
     /// The worker's number.
     pub worker: usize,
-    /// How exchanges are to be done.
+    /// How connections are served.
     pub plan: ExchangePlan,
-    /// Where they go.
-    pub endpoint: Endpoint,
-    /// The endpoint's addresses.
-    pub addresses: Resolved,
-    /// How both sides are secured.
-    pub tls: Tls,
+    /// The routes.
+    pub routes: Vec<RouteParts>,
+    /// Where they go: each group's plan, and its endpoints.
+    pub groups: Vec<(UpstreamPlan, Vec<EndpointParts>)>,
     /// The worker's counters.
     pub metrics: Arc<WorkerMetrics>,
     /// Where access lines go.
@@ -116,30 +107,16 @@ pub struct CoreParts {
 impl Core {
     /// A core that serves.
     pub fn new(parts: CoreParts) -> Rc<Self> {
-        let plan = parts.plan;
+        let matchings = parts.routes.iter().map(|parts| parts.route.matching.clone());
+        let router = Router::new(matchings);
+        let route = |parts| Rc::new(RouteState::new(parts));
         Rc::new(Self {
             worker: parts.worker,
-            timeouts: Rc::new(Timeouts {
-                first_byte: plan.first_byte_timeout,
-                idle: plan.idle_timeout,
-                stream: plan.stream_timeout,
-                write: plan.write_timeout,
-                heartbeat: plan.heartbeat,
-            }),
-            retry: RetryRule {
-                retries: plan.retry.retries,
-                backoff: plan.retry.backoff,
-                backoff_max: plan.retry.backoff_max,
-                statuses: plan.retry.statuses.clone(),
-                posts: plan.retry.posts,
-            },
-            pool: Pool::new(plan.pool.idle_max, plan.pool.idle_timeout),
-            plan,
-            endpoint: parts.endpoint,
-            addresses: parts.addresses,
-            tls: parts.tls,
+            plan: parts.plan,
+            router,
+            routes: parts.routes.into_iter().map(route).collect(),
+            groups: parts.groups.into_iter().map(|(plan, parts)| Group::new(plan, parts)).collect(),
             turns: Turns::default(),
-            trusted: Trusted::default(),
             metrics: parts.metrics,
             access: parts.access,
             streams_max: parts.streams_max,
@@ -164,7 +141,7 @@ impl Core {
             return;
         }
         self.stage.set(stage);
-        self.pool.clear();
+        self.groups.iter().for_each(Group::clear);
         self.note_pool(Dropped::default());
         for (_, connected) in self.connections.borrow().iter() {
             if let Some(waker) = &connected.waker {
@@ -222,8 +199,9 @@ impl Core {
 
     /// Looks after the pools of connections and of blocks; to be called now and then.
     pub fn sweep(&self, now: Instant) {
-        let dropped = self.pool.sweep(now);
-        self.note_pool(dropped);
+        for group in &self.groups {
+            self.note_pool(group.sweep(now));
+        }
         crate::buf::trim();
         let usage = crate::buf::pool_usage();
         self.metrics.buffers_in_use.set(usage.blocks as i64);
@@ -233,15 +211,15 @@ impl Core {
     fn note_pool(&self, dropped: Dropped) {
         self.metrics.pool_dead.add(dropped.dead);
         self.metrics.pool_expired.add(dropped.expired);
-        self.metrics.pool_idle.set(self.pool.len() as i64);
+        let idle: usize = self.groups.iter().map(Group::idle).sum();
+        self.metrics.pool_idle.set(idle as i64);
     }
 
     /// What is live now.
     pub fn snapshot(&self, now: Instant) -> Vec<StreamInfo> {
         let connections = self.connections.borrow();
-        let upstream = &self.endpoint.authority;
         let live = connections.iter().filter_map(|(_, connected)| connected.live.as_ref());
-        live.map(|live| live.info(now, upstream)).collect()
+        live.map(|live| live.info(now)).collect()
     }
 
     /// Registers a connection for as long as the guard lives.
@@ -349,6 +327,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::config::cli::{Cli, Command};
     use crate::config::plan::Plan;
+    use crate::net::resolver::Resolved;
 
     /// A core whose upstream nobody listens on, for `streams_max` streams.
     pub(crate) fn unattached(streams_max: usize) -> Rc<Core> {
@@ -358,9 +337,18 @@ pub(crate) mod tests {
         let plan = Plan::from_args(&args, 20_000, 1).expect("valid");
         Core::new(CoreParts {
             worker: 0,
-            addresses: Resolved::start(&plan.upstream),
-            tls: Tls::default(),
-            endpoint: plan.upstream,
+            routes: RouteParts::of(&plan),
+            groups: plan
+                .upstreams
+                .iter()
+                .map(|group| {
+                    let resolved = |endpoint| EndpointParts {
+                        addresses: Resolved::start(endpoint),
+                        tls: None,
+                    };
+                    (group.clone(), group.endpoints.iter().map(resolved).collect())
+                })
+                .collect(),
             plan: plan.exchange,
             metrics: Arc::new(WorkerMetrics::new()),
             access: AccessLog::off().0,

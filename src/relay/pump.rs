@@ -20,9 +20,9 @@ use super::record::Record;
 use crate::buf::{Block, prefetch};
 use crate::clock;
 use crate::error::{Failure, Phase};
-use crate::flow::stream::Stream;
+use crate::flow::stream::{Stream, StreamFault};
 use crate::flow::timers::{Due, Timers};
-use crate::http1::body::{BodyError, Eof};
+use crate::http1::body::Eof;
 use crate::limits::{READS_PER_TURN_MAX, WRITE_SLICES_MAX};
 use crate::net::stream::{Peer, Transport};
 use crate::net::wait::GiveWay;
@@ -237,7 +237,7 @@ impl Pump<'_> {
     }
 
     /// Accounts for what the stream has taken.
-    fn taken(&mut self, now: Instant, received: Result<usize, BodyError>) -> Result<(), Failure> {
+    fn taken(&mut self, now: Instant, received: Result<usize, StreamFault>) -> Result<(), Failure> {
         self.record.carried(now, self.body.stream.carried());
         match received {
             Ok(0) => {}
@@ -249,7 +249,7 @@ impl Pump<'_> {
                 // What came in order before the fault still goes out.
                 self.write(now)?;
                 let message = format!("the upstream's body is malformed: {error}");
-                return Err(failure(Outcome::UpstreamProtocol, message));
+                return Err(failure(error.outcome(), message));
             }
         }
         if self.body.stream.is_ended() {
@@ -294,7 +294,7 @@ impl Pump<'_> {
     }
 
     fn heartbeat(&mut self, now: Instant) {
-        let frame = self.body.stream.dialect().and_then(|dialect| dialect.heartbeat());
+        let frame = self.body.stream.heartbeat();
         if frame.is_some_and(|frame| self.body.stream.insert(frame)) {
             self.record.heartbeat();
             // Written by the turn that follows.

@@ -3,11 +3,12 @@
 //! It is closed exactly once on every path: by [`Record::close`], or, when the task unwinds, by
 //! its drop.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::routing::{RouteState, Way};
 use super::{Core, Registration};
 use crate::clock;
 use crate::dialect::Dialect;
@@ -17,6 +18,7 @@ use crate::limits::SHOWN_TEXT_BYTES_MAX;
 use crate::outcome::Outcome;
 use crate::telemetry::log::AccessLine;
 use crate::telemetry::streams::StreamInfo;
+use crate::upstream::group::InUse;
 
 /// The part of the account that others may look at while the exchange runs.
 #[repr(C)] // what changes with every frame stands together, in few cache lines
@@ -34,11 +36,15 @@ pub struct Live {
     client: SocketAddr,
     method: Box<str>,
     path: Box<str>,
+    /// The endpoint it uses; empty before and after.
+    pub upstream: RefCell<Option<InUse>>,
 }
 
 impl Live {
     /// What `/streams` shows.
-    pub fn info(&self, now: Instant, upstream: &str) -> StreamInfo {
+    pub fn info(&self, now: Instant) -> StreamInfo {
+        let upstream = self.upstream.borrow();
+        let upstream = upstream.as_ref().map(|used| &*used.upstream().endpoint.authority);
         let carried = self.carried.get();
         let since = self.last_frame.get().unwrap_or(self.started);
         StreamInfo {
@@ -48,7 +54,7 @@ impl Live {
             path: self.path.to_string(),
             dialect: self.dialect.get().as_str().to_owned(),
             state: self.state.get().to_owned(),
-            upstream: upstream.to_owned(),
+            upstream: upstream.unwrap_or_default().to_owned(),
             started_ms_ago: millis(now - self.started),
             frames: carried.frames,
             bytes: carried.bytes_out,
@@ -86,6 +92,8 @@ pub struct Record {
     longest_gap_us: Cell<u64>,
     admitted: Cell<bool>,
     closed: Cell<bool>,
+    /// The route, once it is known.
+    route: OnceCell<Rc<RouteState>>,
 }
 
 impl Record {
@@ -108,6 +116,7 @@ impl Record {
             dialect: Cell::new(dialect),
             carried: Cell::default(),
             last_frame: Cell::new(None),
+            upstream: RefCell::default(),
         });
         registration.set_live(Some(Rc::clone(&live)));
         core.metrics.requests.inc();
@@ -126,14 +135,36 @@ impl Record {
             longest_gap_us: Cell::new(0),
             admitted: Cell::new(false),
             closed: Cell::new(false),
+            route: OnceCell::new(),
         }
     }
 
-    /// Takes a place among the streams of the core, given back when the account is closed; false
-    /// if there is none.
-    pub fn admit(&self) -> bool {
-        self.admitted.set(self.core.admit());
-        self.admitted.get()
+    /// The route is known.
+    pub(super) fn routed(&self, way: &Way) {
+        self.live.dialect.set(way.dialect);
+        let _ = self.route.set(Rc::clone(&way.route));
+    }
+
+    /// The route, once it is known.
+    pub fn route(&self) -> Option<&Rc<RouteState>> {
+        self.route.get()
+    }
+
+    /// Takes a place among the streams of the core and those of the route, given back when the
+    /// account is closed.
+    ///
+    /// # Errors
+    /// There is none: why, in one line.
+    pub fn admit(&self) -> Result<(), &'static str> {
+        if !self.core.admit() {
+            return Err("the relay carries all it can");
+        }
+        if self.route.get().is_some_and(|route| !route.admit()) {
+            self.core.dismiss();
+            return Err("the route carries all it may");
+        }
+        self.admitted.set(true);
+        Ok(())
     }
 
     /// When the request's head was complete.
@@ -195,7 +226,9 @@ impl Record {
         }
         if self.admitted.get() {
             self.core.dismiss();
+            self.route.get().inspect(|route| route.dismiss());
         }
+        self.live.upstream.take();
         let metrics = &self.core.metrics;
         metrics.exchanges[outcome as usize].inc();
         let duration = clock::now() - self.live.started;
@@ -215,6 +248,7 @@ impl Record {
             client: self.live.client,
             method: &self.live.method,
             path: &self.live.path,
+            route: self.route.get().map(|route| &*route.route.name).filter(|name| !name.is_empty()),
             status: self.status.get(),
             dialect: self.live.dialect.get().as_str(),
             model: model.as_deref(),
@@ -255,6 +289,7 @@ pub(super) fn refused(core: &Core, client: SocketAddr, status: u16, outcome: Out
         client,
         method: "-",
         path: "-",
+        route: None,
         status,
         dialect: Dialect::Generic.as_str(),
         model: None,
@@ -323,7 +358,7 @@ mod tests {
             let registration = core.register();
             let client = SocketAddr::from(([127, 0, 0, 1], 1));
             let record = Record::open(&core, &registration, client, &head, Dialect::Anthropic);
-            assert!(record.admit(), "there is room");
+            assert_eq!(record.admit(), Ok(()), "there is room");
             assert!(!core.admit(), "for one");
             record.stream.set(true);
             panic!("a fault, as this test wants it");

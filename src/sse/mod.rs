@@ -2,16 +2,19 @@
 //!
 //! - [`scanner`] finds where frames end, in place, across any split of the bytes;
 //! - [`event`] reads the fields of one frame, lazily, and holds a small whole-stream parser;
+//! - [`frames`] lends whole frames to those who rewrite them;
 //! - [`encode()`] writes events and comments.
 //!
 //! The relay's own path uses only the scanner: frames go downstream as the bytes they came in.
 
 pub mod encode;
 pub mod event;
+pub mod frames;
 pub mod scanner;
 
 pub use encode::{EncodeError, EventText, encode};
 pub use event::{Event, Field, Line, Message, Parser, ParserFull, fields, lines};
+pub use frames::{FrameTooLarge, Frames};
 pub use scanner::{Scan, Scanner};
 
 /// The byte order mark that a stream may begin with; `UTF-8 decode` drops it.

@@ -31,6 +31,9 @@ pub struct AccessLine<'a> {
     pub client: SocketAddr,
     pub method: &'a str,
     pub path: &'a str,
+    /// What the file calls the route.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<&'a str>,
     pub status: u16,
     pub dialect: &'a str,
     pub model: Option<&'a str>,
@@ -271,6 +274,7 @@ mod tests {
             client: SocketAddr::from(([127, 0, 0, 1], 1)),
             method: "POST",
             path,
+            route: None,
             status: 200,
             dialect: "generic",
             model: None,

@@ -1,4 +1,5 @@
-//! Connections to the upstream: made, leased, kept and noticed dead, per core.
+//! Connections to the upstreams: made, leased, kept and noticed dead, per core.
 
 pub mod connect;
+pub mod group;
 pub mod pool;

@@ -6,7 +6,6 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use clap::Parser;
 use millstream::config::cli::{Cli, Command, MockArgs};
 use millstream::config::plan::{Io, Plan};
 use millstream::http1::Status;
@@ -60,7 +59,7 @@ pub fn relay_to(upstream: &str, io: Io, flags: &str) -> Server {
     let words = ["millstream", "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
     let words = words.into_iter().chain(["--upstream", upstream, "--io", io]);
     let more = ["--access-log", "off", "--workers", "1", "--retry-backoff", "1ms"];
-    let cli = Cli::try_parse_from(words.chain(more).chain(flags.split_whitespace()));
+    let cli = Cli::read(words.chain(more).chain(flags.split_whitespace()));
     let Command::Serve(args) = cli.expect("flags parse").command else { panic!("not serve") };
     let plan = Plan::from_args(&args, 20_000, 1).expect("flags are valid");
     Server::start(&plan).expect("starts")

@@ -3,10 +3,13 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::Command as Process;
 use std::sync::Arc;
 
+use millstream::config::cli::{Cli, Command};
+use millstream::config::plan::Plan;
 use millstream::outcome::Outcome;
+use millstream::server::Server;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{
@@ -264,7 +267,7 @@ fn curl_and_openssl_speak_to_it() {
         for version in [&["--tlsv1.3"][..], &["--tlsv1.2", "--tls-max", "1.2"]] {
             let url = format!("https://{addr}{path}");
             let args = ["-sS", "-N", "--http1.1", "--cacert", &ca, &url, "-d", "{\"stream\":true}"];
-            let output = Command::new("curl").args(version).args(args).output();
+            let output = Process::new("curl").args(version).args(args).output();
             let output = output.expect("curl is needed (tests/run installs it)");
             let said = String::from_utf8_lossy(&output.stdout);
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -357,4 +360,45 @@ fn upstreams_are_told_that_the_client_came_by_https() {
     let head = String::from_utf8_lossy(&head[..n]).to_lowercase();
     assert!(head.contains("x-forwarded-proto: https\r\n"), "{head}");
     stop(server);
+}
+
+#[test]
+fn listeners_of_a_file_differ_in_their_certificates() {
+    let (folder, authority, mock) = (Folder::new(), Authority::new(), mock());
+    let ca = authority.file(&folder);
+    let one = authority.issue(&folder, "one", &["one.test"]);
+    let two = authority.issue(&folder, "two", &["two.test"]);
+    let listener = |issued: &Issued| {
+        let (certificate, key) = (issued.certificate.display(), issued.key.display());
+        format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\ntls_cert = \"{certificate}\"\n\
+             tls_key = \"{key}\"\n"
+        )
+    };
+    let text = format!(
+        "upstream = \"http://{mock}\"\nadmin = \"off\"\naccess_log = \"off\"\nworkers = 1\n\
+         [[listener]]\naddress = \"127.0.0.1:0\"\n{}{}",
+        listener(&one),
+        listener(&two)
+    );
+    let file = folder.write("relay.toml", &text);
+    for io in drivers() {
+        let io = if io == millstream::config::plan::Io::Epoll { "epoll" } else { "uring" };
+        let file = file.to_str().expect("UTF-8");
+        let cli = Cli::read(["millstream", "serve", "--io", io, "--config", file]);
+        let Cli { command: Command::Serve(args) } = cli.expect("parses") else {
+            panic!("not serve")
+        };
+        let plan = Plan::from_args(&args, 20_000, 1).expect("valid");
+        let server = Server::start(&plan).expect("starts");
+        let request = chat("/v1/chat/completions", "");
+        let plain = crate::support::ask(server.addresses[0], &request).expect("an answer");
+        let config = client_config(&ca, &[&version::TLS13]);
+        for (address, name) in [(1, "one.test"), (2, "two.test")] {
+            let mut client = client(server.addresses[address], &config, name);
+            let got = ask_over(&mut client, &request).expect("an answer");
+            assert!(got.whole && got.text() == plain.text(), "{name}");
+        }
+        stop(server);
+    }
 }

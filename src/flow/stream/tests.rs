@@ -20,7 +20,7 @@ fn drain(stream: &mut Stream) -> Vec<u8> {
     out
 }
 
-fn receive(stream: &mut Stream, mut bytes: &[u8]) -> Result<(), BodyError> {
+fn receive(stream: &mut Stream, mut bytes: &[u8]) -> Result<(), StreamFault> {
     while !bytes.is_empty() && !stream.is_ended() {
         let taken = stream.receive_copy(bytes)?;
         bytes = &bytes[taken..];

@@ -231,6 +231,11 @@ impl ResolvesServerCert for Shown {
 }
 
 impl DownstreamTls {
+    /// The files it was read from.
+    pub fn files(&self) -> &[CertificateFiles] {
+        &self.files
+    }
+
     /// Reads the certificates and keys.
     ///
     /// # Errors
@@ -313,8 +318,8 @@ fn stamps(files: &[CertificateFiles]) -> Vec<Stamp> {
 /// The TLS of both sides of one relay.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    /// Upstream connections are secured so.
-    pub upstream: Option<Arc<UpstreamTls>>,
-    /// Downstream connections are secured so.
-    pub downstream: Option<Arc<DownstreamTls>>,
+    /// Connections to each endpoint of each upstream group are secured so.
+    pub upstreams: Vec<Vec<Option<Arc<UpstreamTls>>>>,
+    /// Connections to each listener are secured so.
+    pub listeners: Vec<Option<Arc<DownstreamTls>>>,
 }

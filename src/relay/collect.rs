@@ -1,0 +1,159 @@
+//! A stream of the upstream's as one JSON answer, for a client that asked for no stream: a long
+//! thought keeps its connection to the provider alive, and a cut is noticed at once.
+//!
+//! Nothing goes down before all of it has come, so whatever fails is told by a status.
+
+use std::time::{Duration, Instant};
+
+use super::ask::Answer;
+use super::connection::Connection;
+use super::inbox::{Filled, Inbox};
+use crate::clock;
+use crate::config::plan::ExchangePlan;
+use crate::error::{Failure, Phase};
+use crate::http1::body::{BodyDecoder, Eof, Step};
+use crate::http1::head::BodyFraming;
+use crate::net::stream::Transport;
+use crate::net::timer;
+use crate::outcome::Outcome;
+use crate::shape::collect::{CollectError, Collector};
+
+/// What was collected.
+pub(super) struct Collected {
+    /// The answer's body.
+    pub body: Vec<u8>,
+    /// Payload bytes it was made of.
+    pub bytes_in: u64,
+    /// The upstream sent more than its body.
+    pub extra: bool,
+}
+
+/// The stream on its way in.
+struct Incoming<'a> {
+    upstream: &'a Transport,
+    inbox: Inbox,
+    decoder: BodyDecoder,
+    collector: Collector,
+    bytes_in: u64,
+    plan: &'a ExchangePlan,
+    started: Instant,
+}
+
+/// Reads the stream to its end, while the client may leave.
+///
+/// # Errors
+/// Why there is no answer.
+pub(super) async fn whole(
+    connection: &mut Connection,
+    (upstream, answer, from): (&Transport, Answer, BodyFraming),
+    collector: Collector,
+    (plan, started): (&ExchangePlan, Instant),
+) -> Result<Collected, Failure> {
+    let decoder = BodyDecoder::new(from);
+    let inbox = answer.rest;
+    let incoming = Incoming { upstream, inbox, decoder, collector, bytes_in: 0, plan, started };
+    connection.beside(incoming.run()).await?
+}
+
+impl Incoming<'_> {
+    async fn run(mut self) -> Result<Collected, Failure> {
+        // Of what came with the head, the moment is now.
+        let mut read_at = (!self.inbox.is_empty()).then(clock::now);
+        loop {
+            if self.take()? {
+                return self.finish(true);
+            }
+            let (wait, late) = self.wait(read_at);
+            if timer::timeout(wait, self.upstream.readable()).await.is_none() {
+                return Err(late);
+            }
+            match self.inbox.fill(self.upstream) {
+                Ok(Filled::More) => read_at = Some(clock::now()),
+                Ok(Filled::Nothing | Filled::Full) => {}
+                Ok(Filled::Closed) if self.decoder.at_eof() == Eof::Complete => {
+                    return self.finish(false);
+                }
+                Ok(Filled::Closed) => {
+                    let message = "the upstream closed before its body was whole";
+                    return Err(failure(Outcome::UpstreamTruncated, message));
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                    let message = format!("upstream: {error}");
+                    return Err(failure(Outcome::UpstreamTruncated, message));
+                }
+                Err(error) => {
+                    let message = format!("the upstream connection failed: {error}");
+                    return Err(failure(Outcome::UpstreamReset, message));
+                }
+            }
+        }
+    }
+
+    /// Takes what has come; true when the body is whole.
+    fn take(&mut self) -> Result<bool, Failure> {
+        loop {
+            let step = self.decoder.step(self.inbox.bytes()).map_err(|error| {
+                let message = format!("the upstream's body is malformed: {error}");
+                failure(Outcome::UpstreamProtocol, message)
+            })?;
+            match step {
+                Step::Framing(n) => self.inbox.consume(n),
+                Step::Data(n) => {
+                    self.collector.feed(&self.inbox.bytes()[..n]).map_err(|e| refused(&e))?;
+                    self.bytes_in += n as u64;
+                    self.inbox.consume(n);
+                }
+                Step::End(n) => {
+                    self.inbox.consume(n);
+                    return Ok(true);
+                }
+                Step::NeedMore => return Ok(false),
+            }
+        }
+    }
+
+    /// How long the next bytes may take, and what it is called when they do not come.
+    fn wait(&self, read_at: Option<Instant>) -> (Duration, Failure) {
+        let now = clock::now();
+        let silent = match read_at {
+            None => {
+                let message = "the upstream sent no first frame in time";
+                let limit = Some(self.plan.first_byte_timeout);
+                (limit.map(|limit| now + limit), Outcome::FirstByteTimeout, message)
+            }
+            Some(at) => {
+                let limit = self.plan.idle_timeout.map(|idle| at + idle);
+                (limit, Outcome::IdleTimeout, "the upstream fell silent")
+            }
+        };
+        let stream = self.plan.stream_timeout.map(|limit| self.started + limit);
+        let (due, outcome, message) = match (silent.0, stream) {
+            (silent_at, Some(stream)) if silent_at.is_none_or(|at| stream < at) => {
+                (Some(stream), Outcome::StreamTimeout, "the stream took too long")
+            }
+            _ => silent,
+        };
+        // With no limit at all there is still an end to what a clock can count.
+        let left = due
+            .map_or(Duration::from_secs(30 * 24 * 3600), |due| due.saturating_duration_since(now));
+        (left, failure(outcome, message))
+    }
+
+    fn finish(self, delimited: bool) -> Result<Collected, Failure> {
+        let body = self.collector.finish(delimited).map_err(|error| refused(&error))?;
+        Ok(Collected { body, bytes_in: self.bytes_in, extra: !self.inbox.is_empty() })
+    }
+}
+
+fn failure(outcome: Outcome, message: impl Into<String>) -> Failure {
+    Failure::upstream(Phase::Body, outcome, message)
+}
+
+fn refused(error: &CollectError) -> Failure {
+    let outcome = match error {
+        CollectError::Upstream { .. } | CollectError::Unfinished => Outcome::UpstreamClosed,
+        CollectError::FrameTooLarge(_) | CollectError::TooLarge { .. } => Outcome::FrameTooLarge,
+        CollectError::Malformed => Outcome::UpstreamProtocol,
+    };
+    failure(outcome, error.to_string()).told_as(error.status())
+}

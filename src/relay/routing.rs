@@ -1,0 +1,151 @@
+//! Which way a request goes: its route, or an answer of the relay's own.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::Core;
+use super::attempt::Refusal;
+use crate::balance::retry::RetryRule;
+use crate::config::plan::Plan;
+use crate::dialect::Dialect;
+use crate::flow::timers::Timeouts;
+use crate::http1::head::{BodyFraming, RequestHead};
+use crate::outcome::Outcome;
+use crate::route::Route;
+use crate::route::cors::Fields;
+use crate::route::matching::Found;
+
+/// A route and what all cores share of it.
+#[derive(Clone, Debug)]
+pub struct RouteParts {
+    /// The route.
+    pub route: Route,
+    /// Its exchanges of all cores, where they are limited.
+    pub in_flight: Arc<AtomicUsize>,
+}
+
+impl RouteParts {
+    /// Those of a plan.
+    pub fn of(plan: &Plan) -> Vec<Self> {
+        let parts = |route: &Route| Self { route: route.clone(), in_flight: Arc::default() };
+        plan.routes.iter().map(parts).collect()
+    }
+}
+
+/// A route as one core uses it.
+#[derive(Debug)]
+pub struct RouteState {
+    /// The route.
+    pub route: Route,
+    /// How long its exchanges may take.
+    pub timeouts: Rc<Timeouts>,
+    /// When they are tried again.
+    pub retry: RetryRule,
+    in_flight: Arc<AtomicUsize>,
+}
+
+impl RouteState {
+    /// What a core makes of the parts.
+    pub fn new(parts: RouteParts) -> Self {
+        let plan = &parts.route.exchange;
+        Self {
+            timeouts: Rc::new(Timeouts {
+                first_byte: plan.first_byte_timeout,
+                idle: plan.idle_timeout,
+                stream: plan.stream_timeout,
+                write: plan.write_timeout,
+                heartbeat: plan.heartbeat,
+            }),
+            retry: RetryRule {
+                retries: plan.retry.retries,
+                backoff: plan.retry.backoff,
+                backoff_max: plan.retry.backoff_max,
+                statuses: plan.retry.statuses.clone(),
+                posts: plan.retry.posts,
+            },
+            route: parts.route,
+            in_flight: parts.in_flight,
+        }
+    }
+
+    /// Takes a place for one exchange, to be given back by [`dismiss`](Self::dismiss); false if
+    /// the route is full.
+    pub(super) fn admit(&self) -> bool {
+        let Some(max) = self.route.in_flight_max else { return true };
+        let more = |taken| (taken < max).then_some(taken + 1);
+        self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    pub(super) fn dismiss(&self) {
+        if self.route.in_flight_max.is_some() {
+            self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The way of one request.
+pub(super) struct Way {
+    pub route: Rc<RouteState>,
+    /// Path and query to ask for, where they are not the client's.
+    pub target: Option<String>,
+    /// The dialect of the answer, as far as the request tells.
+    pub dialect: Dialect,
+    /// What any answer says of who may read it.
+    pub cors: Fields,
+}
+
+/// What a request is answered with at once.
+pub(super) enum Unrouted {
+    /// An error.
+    Refused(Box<Refusal>),
+    /// The answer to a preflight.
+    Preflight(Fields),
+}
+
+/// The way of the request with this head.
+pub(super) fn resolve(core: &Core, head: &RequestHead) -> Result<Way, Unrouted> {
+    let text = |name: &str| head.field(name).and_then(|value| std::str::from_utf8(value).ok());
+    if head.method() == "OPTIONS"
+        && let (Some(origin), Some(asked)) = (text("origin"), text("access-control-request-method"))
+        && let Found::Route(number, _) = core.router.find(head, asked)
+        && let Some(cors) = &core.routes[number].route.cors
+    {
+        let methods = &core.routes[number].route.matching.methods;
+        let headers = text("access-control-request-headers");
+        return Err(Unrouted::Preflight(cors.preflight(origin, asked, headers, methods)));
+    }
+    let has_body = !matches!(head.framing(), BodyFraming::None | BodyFraming::Length(0));
+    let refused = |status, message: String, fields: Fields| {
+        let outcome = Outcome::RequestRefused;
+        let body_read = !has_body;
+        Unrouted::Refused(Box::new(Refusal { status, outcome, message, body_read, fields }))
+    };
+    let (number, captured) = match core.router.find(head, head.method()) {
+        Found::Route(number, captured) => (number, captured),
+        Found::NotFound => {
+            return Err(refused(404, "no route has this path".to_owned(), Fields::new()));
+        }
+        Found::MethodNotAllowed(mut allowed) => {
+            if allowed.iter().any(|method| &**method == "GET")
+                && !allowed.iter().any(|method| &**method == "HEAD")
+            {
+                allowed.push("HEAD".into());
+            }
+            let allowed = allowed.join(", ");
+            let message = format!("{} is not allowed here, but {allowed}", head.method());
+            return Err(refused(405, message, vec![("Allow", allowed)]));
+        }
+    };
+    let route = Rc::clone(&core.routes[number]);
+    let asked = head.path_and_query();
+    let target = route.route.target(&asked, &captured);
+    let path = target.as_deref().unwrap_or_else(|| head.path());
+    let dialect = route
+        .route
+        .dialect
+        .unwrap_or_else(|| Dialect::from_request(path, |name| head.field(name).is_some()));
+    let cors = route.route.cors.as_ref();
+    let cors = cors.map_or_else(Fields::new, |cors| cors.answer(text("origin")));
+    Ok(Way { route, target, dialect, cors })
+}
