@@ -58,7 +58,7 @@ static ALLOCATOR: Counting = Counting;
 /// Streams that wait at once.
 const STREAMS: usize = 400;
 /// Heap bytes one of them may cost.
-const STREAM_BYTES_MAX: i64 = 2304;
+const STREAM_BYTES_MAX: i64 = 1664;
 
 #[test]
 fn a_stream_that_waits_costs_little_and_gives_it_back() {

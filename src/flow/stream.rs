@@ -52,6 +52,22 @@ pub struct Marks {
     pub frame_max: usize,
 }
 
+/// [`Marks`] as every stream keeps them; 4 GiB at most.
+#[derive(Clone, Copy, Debug)]
+struct OwnMarks {
+    high: u32,
+    low: u32,
+    frame_max: u32,
+}
+
+impl From<Marks> for OwnMarks {
+    fn from(marks: Marks) -> Self {
+        let bytes = |bytes| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let Marks { high, low, frame_max } = marks;
+        Self { high: bytes(high), low: bytes(low), frame_max: bytes(frame_max) }
+    }
+}
+
 /// What a stream has carried.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Carried {
@@ -96,7 +112,7 @@ pub struct Stream {
     outgoing: Outgoing,
     /// Present for event streams.
     events: Option<Events>,
-    marks: Marks,
+    marks: OwnMarks,
     carried: Carried,
     /// Position up to which received bytes have been dealt with: queued, or framing that is gone.
     released: u64,
@@ -109,7 +125,7 @@ pub struct Stream {
     /// The end is queued; nothing may follow it.
     finished: bool,
     /// Payload bytes that were dropped: a byte order mark behind a frame of our own.
-    dropped: u64,
+    dropped: u8,
     /// A copy of the payload, for sending it again.
     kept: Option<Box<Kept>>,
     /// Frames, or errors alone, are told in other words.
@@ -146,7 +162,7 @@ impl Stream {
             decoder,
             outgoing,
             events: None,
-            marks,
+            marks: marks.into(),
             carried: Carried::default(),
             released: 0,
             pending: Vec::new(),
@@ -224,7 +240,7 @@ impl Stream {
     pub fn shaped(mut self, shaper: Box<Shaper>) -> Self {
         // The upstream's own chunks are never sent on where frames are rewritten.
         self.clean &= shaper.forwards();
-        self.shaped = Some(Box::new(Shaped::new(shaper, self.marks.frame_max)));
+        self.shaped = Some(Box::new(Shaped::new(shaper, self.marks.frame_max as usize)));
         self
     }
 
@@ -290,7 +306,7 @@ impl Stream {
     pub fn passed(&mut self, n: usize) {
         self.buffer.pass(n);
         self.released += n as u64;
-        self.carried.bytes_out = self.carried.bytes_in - self.dropped;
+        self.carried.bytes_out = self.carried.bytes_in - u64::from(self.dropped);
     }
 
     /// Takes over `block`, the first `n` bytes of which were received and the first `taken` of
@@ -423,8 +439,9 @@ impl Stream {
         self.release_to(sendable.boundary);
         // What stands between pieces of payload (chunk extensions) takes memory like them.
         let span = (received - self.held_from(received)) as usize;
-        let too_long = self.held() > self.marks.frame_max
-            || span > self.marks.frame_max.saturating_add(READ_BUFFER_BYTES);
+        let frame_max = self.marks.frame_max as usize;
+        let too_long =
+            self.held() > frame_max || span > frame_max.saturating_add(READ_BUFFER_BYTES);
         if too_long || self.is_overlong() {
             self.release_overlong();
         }
@@ -434,7 +451,7 @@ impl Stream {
 
     #[inline]
     fn pause_if_full(&mut self) {
-        if self.buffer.queued() >= self.marks.high && !self.paused {
+        if self.buffer.queued() >= self.marks.high as usize && !self.paused {
             self.paused = true;
             self.carried.pauses += 1;
         }
@@ -469,7 +486,7 @@ impl Stream {
                 self.pending.remove(0);
             }
         }
-        self.dropped = BOM.len() as u64;
+        self.dropped = BOM.len() as u8;
         self.clean = false;
     }
 
@@ -484,7 +501,7 @@ impl Stream {
     fn release_clean(&mut self, position: u64) {
         let payload: u64 = self.pending.iter().map(|range| range.end - range.start).sum();
         debug_assert!(self.pending.iter().all(|range| range.start >= position));
-        self.carried.bytes_out = self.carried.bytes_in - payload - self.dropped;
+        self.carried.bytes_out = self.carried.bytes_in - payload - u64::from(self.dropped);
         self.buffer.push_raw(self.released..position);
         self.released = position;
     }
@@ -643,7 +660,7 @@ impl Stream {
     /// Takes `n` queued bytes as sent; true when this lets reading resume.
     pub fn sent(&mut self, n: usize) -> bool {
         self.buffer.sent(n);
-        if self.paused && self.buffer.queued() <= self.marks.low {
+        if self.paused && self.buffer.queued() <= self.marks.low as usize {
             self.paused = false;
             return true;
         }
@@ -664,7 +681,7 @@ impl Stream {
     /// Whether more may be read: the body goes on and the queue is below its mark. A held frame
     /// alone never stops reading, or it could not become whole.
     pub fn wants_more(&self) -> bool {
-        let full = self.buffer.queued() > 0 && self.buffer.is_full(self.marks.high);
+        let full = self.buffer.queued() > 0 && self.buffer.is_full(self.marks.high as usize);
         !(self.ended || self.paused || full)
     }
 

@@ -65,7 +65,7 @@ pub async fn run(connection: &mut Connection, head: Box<RequestHead>) -> After {
     let (outcome, after) = match Box::pin(begin(connection, head, &record)).await {
         Ok(response) => {
             // Beside the rest of the stream's state, not on its own.
-            let mut response = *response;
+            let mut response = unboxed(response);
             let mut pump = Pump {
                 connection,
                 upstream: &response.upstream,
@@ -89,6 +89,12 @@ pub async fn run(connection: &mut Connection, head: Box<RequestHead>) -> After {
     record.close(outcome);
     connection.registration.set_live(None);
     after
+}
+
+/// What is in a box, whose memory is given back at once: a box that is moved out of where it
+/// stands keeps it to the end of its scope.
+fn unboxed<T>(boxed: Box<T>) -> T {
+    *boxed
 }
 
 async fn refuse(
