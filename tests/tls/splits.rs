@@ -248,7 +248,7 @@ fn frames_pass_both_sides_under_random_splits() {
     pass_everywhere(5_000);
 }
 
-/// `cargo test --release --test tls -- --ignored`
+/// `cargo test --test tls -- --ignored`
 #[test]
 #[ignore = "a million frames for each driver and version"]
 fn a_million_frames_pass_both_sides_under_random_splits() {

@@ -1,7 +1,7 @@
 //! The relay as a client of TLS.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use millstream::outcome::Outcome;
 use millstream::server::Server;
@@ -382,4 +382,22 @@ fn the_log_names_the_endpoint_and_the_mend_and_the_client_hears_its_dialect() {
     eventually("both are accounted for", || relay.said().matches("\"request_id\"").count() == 2);
     let said = relay.said();
     assert!(said.matches(&why).count() == 2 && !said.contains("SECRET"), "{said}");
+}
+
+#[test]
+fn an_address_that_accepts_and_says_nothing_is_passed_over_by_the_next_attempt() {
+    let (folder, authority) = (Folder::new(), Authority::new());
+    let ca = authority.file(&folder).display().to_string();
+    let shown = authority.issue(&folder, "server", &["llm.test"]);
+    let (_peer, addr) = python(&shown, "1.3", None);
+    let silent = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 6), addr.port())).expect("binds");
+    let flags = format!(
+        "--upstream-ca {ca} --resolve llm.test=127.0.0.6 --resolve llm.test=127.0.0.1 \
+         --connect-timeout 500ms --retries 9"
+    );
+    let server = relay_to(&format!("https://llm.test:{}", addr.port()), drivers()[0], &flags);
+    assert!(got(&server, "/chunked").whole);
+    assert!(server.metrics[0].retries.get() > 0);
+    stop(server);
+    drop(silent);
 }
