@@ -422,7 +422,7 @@ fn pythons_ssl_speaks_to_it_and_resumes_in_both_versions() {
         let port = server.addresses[0].port().to_string();
         for version in ["1.3", "1.2"] {
             let args = [script, &port, "relay.test", &ca, version, path, "3"];
-            let output = Command::new("python3").args(args).output();
+            let output = Process::new("python3").args(args).output();
             let output = output.expect("python3 is needed (tests/run installs it)");
             let said = String::from_utf8_lossy(&output.stdout);
             let wanted = format!("TLSv{version} http/1.1 True\n{}", digest.repeat(4));
