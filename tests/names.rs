@@ -104,3 +104,20 @@ fn a_name_that_does_not_resolve_is_told_by_name_and_reason() {
     );
     stop(server);
 }
+
+#[test]
+fn a_family_that_is_not_there_does_not_hold_up_the_other() {
+    // Nobody listens there, or there is no IPv6 at all.
+    let mock = mock();
+    for io in drivers() {
+        let url = format!("http://llm.test:{}", mock.port());
+        let flags = "--resolve llm.test=::1 --resolve \
+                     llm.test=127.0.0.1 --retries 0 --pool-max-idle 0";
+        let server = relay_to(&url, io, flags);
+        for _ in 0..3 {
+            assert!(ask(server.addresses[0], &chat(CHAT, "")).expect("an answer").whole);
+        }
+        assert_eq!(server.metrics[0].upstream_connect_errors.get(), 0);
+        stop(server);
+    }
+}

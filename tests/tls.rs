@@ -8,5 +8,7 @@ mod downstream;
 mod peers;
 #[path = "tls/pki.rs"]
 mod pki;
+#[path = "tls/splits.rs"]
+mod splits;
 #[path = "tls/upstream.rs"]
 mod upstream;

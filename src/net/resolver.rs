@@ -33,6 +33,8 @@ struct Answers {
     confirmed: Option<Instant>,
     /// Why the last look-up failed, if it did.
     failure: Option<String>,
+    /// The failure has lasted for so long that the addresses are no longer used.
+    lapsed: bool,
 }
 
 /// What a look-up changed.
@@ -42,30 +44,46 @@ enum Change {
     None,
     /// It fails now, and did not before.
     Fails,
+    /// It has failed for so long that the addresses it had are no longer used.
+    Lapsed,
     /// It works again.
     Works,
 }
 
 impl Answers {
+    /// Addresses that need no look-up, or none yet.
+    fn of(addresses: Vec<SocketAddr>) -> Self {
+        Self { addresses, confirmed: None, failure: None, lapsed: false }
+    }
+
     fn take(&mut self, now: Instant, answer: Result<Vec<SocketAddr>, String>) -> Change {
         let failed = self.failure.is_some();
         match answer {
             Ok(addresses) => {
                 (self.addresses, self.confirmed) = (addresses, Some(now));
-                self.failure = None;
+                (self.failure, self.lapsed) = (None, false);
                 if failed { Change::Works } else { Change::None }
             }
             Err(why) => {
                 self.failure = Some(why);
-                if failed { Change::None } else { Change::Fails }
+                let lapses = !self.lapsed && self.is_old(now);
+                self.lapsed |= lapses;
+                match (lapses, failed) {
+                    (true, _) => Change::Lapsed,
+                    (false, true) => Change::None,
+                    (false, false) => Change::Fails,
+                }
             }
         }
     }
 
+    fn is_old(&self, now: Instant) -> bool {
+        self.confirmed.is_some_and(|at| now.duration_since(at) > RESOLVED_KEPT)
+    }
+
     fn current(&self, now: Instant) -> Result<Vec<SocketAddr>, String> {
-        let old = self.confirmed.is_some_and(|at| now.duration_since(at) > RESOLVED_KEPT);
         match &self.failure {
-            Some(why) if old || self.addresses.is_empty() => Err(why.clone()),
+            Some(why) if self.is_old(now) || self.addresses.is_empty() => Err(why.clone()),
             _ if self.addresses.is_empty() => Err("no answer has come yet".to_owned()),
             _ => Ok(self.addresses.clone()),
         }
@@ -83,13 +101,23 @@ impl Resolved {
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Self::fixed([SocketAddr::new(ip, port)]);
         }
-        let answers = Answers { addresses: Vec::new(), confirmed: None, failure: None };
-        let resolved = Self { shared: Arc::new(Mutex::new(answers)) };
-        let (weak, name) = (Arc::downgrade(&resolved.shared), host.to_owned());
+        let name = host.to_owned();
+        Self::kept_fresh(host, FIRST_WAIT, move || look_up(&name, port))
+    }
+
+    /// The addresses that `look_up` brings, again and again, on a thread of its own; `wait` is how
+    /// long its first answer is waited for here.
+    fn kept_fresh(
+        name: &str,
+        wait: Duration,
+        mut look_up: impl FnMut() -> io::Result<Vec<SocketAddr>> + Send + 'static,
+    ) -> Self {
+        let resolved = Self { shared: Arc::new(Mutex::new(Answers::of(Vec::new()))) };
+        let (weak, name) = (Arc::downgrade(&resolved.shared), name.to_owned());
         let (first, answered) = sync_channel(1);
         let spawned = std::thread::Builder::new().name("resolver".into()).spawn(move || {
             let mut first = Some(first);
-            while let Some(wait) = refresh(&weak, &name, port) {
+            while let Some(wait) = refresh(&weak, &name, &mut look_up) {
                 if let Some(first) = first.take() {
                     let _ = first.try_send(());
                 }
@@ -97,19 +125,17 @@ impl Resolved {
             }
         });
         match spawned {
-            Ok(_) => drop(answered.recv_timeout(FIRST_WAIT)),
+            Ok(_) => drop(answered.recv_timeout(wait)),
             Err(error) => log::error!("no thread to resolve names on: {error}"),
         }
         resolved
     }
 
     fn fixed(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
-        let addresses = interleaved(addresses);
-        let answers = Answers { addresses, confirmed: None, failure: None };
-        Self { shared: Arc::new(Mutex::new(answers)) }
+        Self { shared: Arc::new(Mutex::new(Answers::of(interleaved(addresses)))) }
     }
 
-    /// The addresses known now, in the order to try them in.
+    /// The addresses known now, in the order to try them in. Never waits for a look-up.
     ///
     /// # Errors
     /// The name does not resolve: why.
@@ -120,14 +146,19 @@ impl Resolved {
 }
 
 /// Looks `name` up once; says when to do it again, or that nobody wants it any more.
-fn refresh(shared: &Weak<Mutex<Answers>>, name: &str, port: u16) -> Option<Duration> {
+fn refresh(
+    shared: &Weak<Mutex<Answers>>,
+    name: &str,
+    look_up: &mut impl FnMut() -> io::Result<Vec<SocketAddr>>,
+) -> Option<Duration> {
     shared.upgrade()?;
-    let answer = look_up(name, port).map_err(|error| error.to_string());
-    let shared = shared.upgrade()?;
+    // Nobody holds the lock for as long as this takes.
+    let answer = look_up().map_err(|error| error.to_string());
+    let (shared, now) = (shared.upgrade()?, clock::now());
     let mut answers = shared.lock().unwrap_or_else(PoisonError::into_inner);
-    let change = answers.take(clock::now(), answer);
+    let change = answers.take(now, answer);
     let failure = answers.failure.clone().unwrap_or_default();
-    let known = !answers.addresses.is_empty();
+    let known = answers.current(now).is_ok();
     drop(answers);
     match change {
         Change::Fails if known => {
@@ -136,6 +167,10 @@ fn refresh(shared: &Weak<Mutex<Answers>>, name: &str, port: u16) -> Option<Durat
             );
         }
         Change::Fails => log::warn!("name {name:?} does not resolve: {failure}"),
+        Change::Lapsed => log::error!(
+            "name {name:?} has not resolved for {RESOLVED_KEPT:?}, its addresses are not used any \
+             more: {failure}"
+        ),
         Change::Works => log::info!("name {name:?} resolves again"),
         Change::None => {}
     }
@@ -198,7 +233,7 @@ mod tests {
     #[test]
     fn a_failing_refresh_keeps_the_last_good_set_for_a_while() {
         let start = clock::now();
-        let mut answers = Answers { addresses: Vec::new(), confirmed: None, failure: None };
+        let mut answers = Answers::of(Vec::new());
         assert!(answers.current(start).is_err());
         let (one, two) = (addresses(&["192.0.2.1:1"]), addresses(&["192.0.2.2:1"]));
         assert_eq!(answers.take(start, Ok(one.clone())), Change::None);
@@ -207,7 +242,45 @@ mod tests {
         assert_eq!(answers.current(start + RESOLVED_KEPT), Ok(one));
         let later = start + RESOLVED_KEPT + Duration::from_secs(1);
         assert_eq!(answers.current(later), Err("still none".into()));
+        assert_eq!(answers.take(later, Err("never again".into())), Change::Lapsed);
+        assert_eq!(answers.take(later, Err("never again".into())), Change::None, "told once");
         assert_eq!(answers.take(later, Ok(two.clone())), Change::Works);
         assert_eq!(answers.current(later), Ok(two));
+    }
+    #[test]
+    fn a_look_up_that_hangs_holds_nobody_up() {
+        let (answer, answers) = sync_channel::<io::Result<Vec<SocketAddr>>>(0);
+        let hangs = move || answers.recv().unwrap_or_else(|_| Err(io::Error::other("over")));
+        let resolved = Resolved::kept_fresh("llm.test", Duration::ZERO, hangs);
+        // The thread is in its first look-up, or will be; none of these waits for it.
+        for _ in 0..1000 {
+            assert_eq!(resolved.addresses(), Err("no answer has come yet".into()));
+        }
+        let one = addresses(&["192.0.2.1:1"]);
+        answer.send(Ok(one.clone())).expect("it asks");
+        let deadline = clock::now() + Duration::from_secs(10);
+        while resolved.addresses().is_err() {
+            assert!(clock::now() < deadline, "the answer never shows");
+            std::thread::yield_now();
+        }
+        assert_eq!(resolved.addresses(), Ok(one));
+    }
+
+    #[test]
+    fn a_name_that_nobody_wants_is_not_looked_up_again() {
+        let mut looks = 0;
+        let mut look = || {
+            looks += 1;
+            Ok(addresses(&["192.0.2.1:1"]))
+        };
+        let shared = Arc::new(Mutex::new(Answers::of(Vec::new())));
+        let weak = Arc::downgrade(&shared);
+        assert_eq!(refresh(&weak, "llm.test", &mut look), Some(REFRESH));
+        drop(shared);
+        assert_eq!(refresh(&weak, "llm.test", &mut look), None);
+        assert_eq!(looks, 1);
+        let shared = Arc::new(Mutex::new(Answers::of(Vec::new())));
+        let mut fails = || Err(io::Error::other("no server"));
+        assert_eq!(refresh(&Arc::downgrade(&shared), "llm.test", &mut fails), Some(RETRY));
     }
 }

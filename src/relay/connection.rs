@@ -1,6 +1,7 @@
 //! One downstream connection: its requests one after the other, until either side ends it.
 
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -18,6 +19,9 @@ use crate::http1::head::{RequestHead, parse_request};
 use crate::limits::{LINGER_BYTES_MAX, LINGER_TIMEOUT};
 use crate::net::stream::Transport;
 use crate::outcome::Outcome;
+
+/// Time between two warnings about failed TLS handshakes of clients.
+const HANDSHAKE_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// A connection and what it holds between requests.
 pub struct Connection {
@@ -139,15 +143,29 @@ impl Connection {
                 self.linger().await;
             }
             Some(Err(error)) => {
-                log::debug!("{}: TLS handshake: {error}", self.peer);
+                // One that comes and goes is a probe of the port, or of no account.
+                let probe = error.kind() != ErrorKind::InvalidData;
+                self.tell_handshake(probe, &error.to_string());
                 self.transport.shutdown();
             }
             None => {
-                log::debug!("{}: TLS handshake: not done in time", self.peer);
+                self.tell_handshake(true, "it was not done in time (--tls-handshake-timeout)");
                 self.transport.shutdown();
             }
         }
         false
+    }
+
+    /// Logs why a client's handshake failed. There is no exchange to account for it; but anybody
+    /// can fail one at any rate, so a worker warns of few.
+    fn tell_handshake(&self, quietly: bool, why: &str) {
+        let (core, now) = (self.core(), clock::now());
+        let told = core.handshake_told.get().is_some_and(|at| now < at + HANDSHAKE_TOLD_EVERY);
+        let level = if quietly || told { log::Level::Debug } else { log::Level::Warn };
+        if level == log::Level::Warn {
+            core.handshake_told.set(Some(now));
+        }
+        log::log!(level, "client {}: TLS handshake failed: {why}", self.peer);
     }
 
     /// Reads the next request's head.

@@ -61,6 +61,8 @@ pub struct Core {
     pub groups: Vec<Group>,
     /// Handshakes, one after the other.
     pub turns: Turns,
+    /// When a client's failed handshake was told last.
+    handshake_told: Cell<Option<Instant>>,
     /// This worker's counters.
     pub metrics: Arc<WorkerMetrics>,
     /// Where access lines go.
@@ -117,6 +119,7 @@ impl Core {
             routes: parts.routes.into_iter().map(route).collect(),
             groups: parts.groups.into_iter().map(|(plan, parts)| Group::new(plan, parts)).collect(),
             turns: Turns::default(),
+            handshake_told: Cell::new(None),
             metrics: parts.metrics,
             access: parts.access,
             streams_max: parts.streams_max,

@@ -59,6 +59,14 @@ impl Trusted {
             self.0.set(Some((address, now + ADDRESS_TRUSTED)));
         }
     }
+
+    /// The address accepted and then said nothing: the one behind it goes first for a while, so
+    /// that the next attempt does not wait for the same silence.
+    fn pass_over(&self, silent: SocketAddr, addresses: &[SocketAddr], now: Instant) {
+        let at = addresses.iter().position(|address| *address == silent);
+        let next = at.and_then(|at| addresses.get((at + 1) % addresses.len()));
+        self.0.set(next.map(|next| (*next, now + ADDRESS_TRUSTED)));
+    }
 }
 
 /// Connects to the target within `timeout`, its TLS handshake included, and before `deadline`.
@@ -82,6 +90,9 @@ pub async fn connect(
         }
         Some(Err(Broken::Everywhere)) => Err(unreachable(progress.describe(target.authority))),
         None => {
+            if let Some(silent) = progress.shaking {
+                target.trusted.pass_over(silent, target.addresses, clock::now());
+            }
             let message = progress.late(&target, limit);
             Err(Failure::upstream(Phase::Connect, Outcome::ConnectTimeout, message)
                 .retryable(Retryable::Always))
@@ -264,5 +275,20 @@ mod tests {
         assert_eq!(trusted.order(&addresses, now + ADDRESS_TRUSTED), addresses);
         trusted.note(addresses[0], &addresses, now);
         assert_eq!(trusted.order(&addresses, now), addresses);
+    }
+
+    #[test]
+    fn an_address_that_fell_silent_is_passed_over() {
+        let addresses: Vec<SocketAddr> =
+            (1..4).map(|n| SocketAddr::from(([192, 0, 2, n], 1))).collect();
+        let (trusted, now) = (Trusted::default(), clock::now());
+        for silent in [0, 1, 2, 0] {
+            trusted.pass_over(addresses[silent], &addresses, now);
+            assert_eq!(trusted.order(&addresses, now)[0], addresses[(silent + 1) % 3]);
+        }
+        trusted.pass_over(addresses[0], &addresses[..1], now);
+        assert_eq!(trusted.order(&addresses[..1], now), addresses[..1], "there is no other");
+        trusted.pass_over(addresses[2], &addresses[..1], now);
+        assert_eq!(trusted.order(&addresses, now), addresses, "it is no more");
     }
 }

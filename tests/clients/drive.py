@@ -3,8 +3,10 @@ other, and counts what they check. A client is a program of its own; it prints a
 its checks, `ok NAME` or `FAILED NAME: why`, and learns from its environment where everything is.
 """
 
+import base64
 import collections
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -19,6 +21,7 @@ CLIENT_SECONDS = 180
 # Paced so that a person, or a page, sees the tokens come.
 PACED = ["--rate", "40", "--first-delay", "100ms"]
 AT_ONCE = ["--rate", "0", "--first-delay", "0ms"]
+CHROMIUM = shutil.which("chromium") or "chromium"
 PYTHON = [sys.executable, "-u"]
 CLIENTS = {
     "curl": [*PYTHON, "python/curl.py"],
@@ -33,8 +36,9 @@ CLIENTS = {
     "demo-chromium": ["node", "node/demo.mjs"],
 }
 NEEDS_PACING = {"page-chromium"}
-# Those that also come by https, through two relays with https between them.
-BY_HTTPS = {"curl", "openai-python", "anthropic-python", "openai-node", "anthropic-node"}
+# Those that do not come by https, through two relays with https between them: the demo has no
+# upstream but its own.
+ONLY_BY_HTTP = {"demo-chromium"}
 
 
 class Tally:
@@ -125,19 +129,28 @@ def run_client(tally, driver, client, environment):
         tally.take(driver, client, "FAILED to check anything")
 
 
+def openssl(*arguments, said=b""):
+    """Runs it; gives what it prints."""
+    return subprocess.run(["openssl", *arguments], input=said, check=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+
+
 def certificate(folder):
     """A certificate for this machine's address, made now; it is its own authority."""
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE",
-         "-keyout", f"{folder}/key.pem", "-out", f"{folder}/cert.pem"],
-        check=True, stderr=subprocess.DEVNULL,
-    )
+    openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+            "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-addext",
+            "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE",
+            "-keyout", f"{folder}/key.pem", "-out", f"{folder}/cert.pem")
     return f"{folder}/cert.pem", f"{folder}/key.pem"
 
 
-def run_by_https(tally, binary, driver, clients):
+def public_key_hash(key):
+    """What Chromium knows a key by that it is to trust: SHA-256 of its public half, in base64."""
+    public = openssl("pkey", "-in", key, "-pubout", "-outform", "DER")
+    return base64.b64encode(hashlib.sha256(public).digest()).decode()
+
+
+def run_by_https(tally, binary, driver, clients, pacing):
     """Clients over https to a relay, over https to another, to the mock."""
     with contextlib.ExitStack() as stack:
         shown, key = certificate(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -147,7 +160,7 @@ def run_by_https(tally, binary, driver, clients):
             stack.callback(service.stop)
             return service.addresses
 
-        upstream = start("mock", "--listen", "127.0.0.1:0", *AT_ONCE)[0]
+        upstream = start("mock", "--listen", "127.0.0.1:0", *pacing)[0]
         serve = ["serve", "--listen", "127.0.0.1:0", "--io", driver, "--access-log", "off",
                  "--heartbeat", "1s", "--retry-backoff", "20ms", "--tls-cert", shown,
                  "--tls-key", key]
@@ -156,8 +169,9 @@ def run_by_https(tally, binary, driver, clients):
                                "--upstream-ca", shown)
         environment = os.environ | {
             "MILLSTREAM": binary, "DRIVER": driver, "RELAY": base, "MOCK": upstream,
-            "ADMIN": admin, "NO_PROXY": "*", "SSL_CERT_FILE": shown, "CURL_CA_BUNDLE": shown,
-            "REQUESTS_CA_BUNDLE": shown, "NODE_EXTRA_CA_CERTS": shown,
+            "ADMIN": admin, "CHROMIUM": CHROMIUM, "NO_PROXY": "*", "SSL_CERT_FILE": shown,
+            "CURL_CA_BUNDLE": shown, "REQUESTS_CA_BUNDLE": shown, "NODE_EXTRA_CA_CERTS": shown,
+            "TRUSTED_KEY": public_key_hash(key),
         }
         for client in clients:
             run_client(tally, f"{driver} https", client, environment)
@@ -177,8 +191,7 @@ def run_driver(tally, binary, driver, clients, pacing):
             base, _, admin = relay.addresses
             environment = os.environ | {
                 "MILLSTREAM": binary, "DRIVER": driver, "RELAY": base, "MOCK": upstream,
-                "ADMIN": admin, "CHROMIUM": shutil.which("chromium") or "chromium",
-                "NO_PROXY": "*",
+                "ADMIN": admin, "CHROMIUM": CHROMIUM, "NO_PROXY": "*",
             }
             for client in clients:
                 run_client(tally, driver, client, environment)
@@ -212,9 +225,9 @@ def main():
         ):
             if chosen:
                 run_driver(tally, binary, driver, chosen, pacing)
-        by_https = [name for name in clients if name in BY_HTTPS]
-        if by_https:
-            run_by_https(tally, binary, driver, by_https)
+            by_https = [name for name in chosen if name not in ONLY_BY_HTTP]
+            if by_https:
+                run_by_https(tally, binary, driver, by_https, pacing)
     tally.show()
     return 1 if tally.failed.total() else 0
 

@@ -15,6 +15,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion, version,
 };
+use sha2::{Digest, Sha256};
 
 use crate::peers::{Program, python};
 use crate::pki::{Authority, Folder, Issued};
@@ -26,7 +27,10 @@ use crate::support::{
 type Client = StreamOwned<ClientConnection, TcpStream>;
 
 /// A client that trusts the authority in a file.
-fn client_config(ca: &Path, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
+pub(crate) fn client_config(
+    ca: &Path,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(ca).expect("a certificate")).expect("a root");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -44,7 +48,8 @@ fn client(addr: SocketAddr, config: &Arc<ClientConfig>, name: &str) -> Client {
     StreamOwned::new(connection, connect(addr))
 }
 
-fn shown(issued: &Issued) -> String {
+/// The flags that have a relay show a certificate.
+pub(crate) fn shown(issued: &Issued) -> String {
     format!("--tls-cert {} --tls-key {} ", issued.certificate.display(), issued.key.display())
 }
 
@@ -401,4 +406,91 @@ fn listeners_of_a_file_differ_in_their_certificates() {
         }
         stop(server);
     }
+}
+
+#[test]
+fn pythons_ssl_speaks_to_it_and_resumes_in_both_versions() {
+    let (folder, authority, mock) = (Folder::new(), Authority::new(), mock());
+    let ca = authority.file(&folder).display().to_string();
+    let issued = authority.issue(&folder, "relay", &["relay.test"]);
+    let path = "/v1/chat/completions?mock_rate=0&mock_tokens=300";
+    let direct = crate::support::ask(mock, &chat(path, "")).expect("an answer");
+    let digest = format!("200 {:x}\n", Sha256::digest(&direct.body));
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls/client.py");
+    for io in drivers() {
+        let server = relay(mock, io, &shown(&issued));
+        let port = server.addresses[0].port().to_string();
+        for version in ["1.3", "1.2"] {
+            let args = [script, &port, "relay.test", &ca, version, path, "3"];
+            let output = Process::new("python3").args(args).output();
+            let output = output.expect("python3 is needed (tests/run installs it)");
+            let said = String::from_utf8_lossy(&output.stdout);
+            let wanted = format!("TLSv{version} http/1.1 True\n{}", digest.repeat(4));
+            assert!(said == wanted, "{said}{}", String::from_utf8_lossy(&output.stderr));
+        }
+        stop(server);
+    }
+}
+
+#[test]
+fn handshakes_that_do_not_get_on_hold_up_nobody() {
+    let (folder, authority, mock) = (Folder::new(), Authority::new(), mock());
+    let ca = authority.file(&folder);
+    let issued = authority.issue(&folder, "relay", &["relay.test"]);
+    let config = client_config(&ca, rustls::DEFAULT_VERSIONS);
+    for io in drivers() {
+        // One core for all, and more than one handshake's time for those that stand still.
+        let server = relay(mock, io, &(shown(&issued) + "--tls-handshake-timeout 300s"));
+        let addr = server.addresses[0];
+        let mut living = client(addr, &config, "relay.test");
+        assert!(ask_over(&mut living, &chat("/v1/chat/completions", "")).expect("one").whole);
+        let slow: Vec<TcpStream> = (0..200)
+            .map(|n| {
+                let name = ServerName::try_from("relay.test").expect("a name");
+                let made = ClientConnection::new(Arc::clone(&config), name);
+                let mut hello = Vec::new();
+                made.expect("a client").write_tls(&mut hello).expect("writes");
+                // Nothing, a part of a hello, or a whole one and no answer to ours.
+                let said = [0, 1, 4, 100, hello.len()][n % 5];
+                let mut slow = connect(addr);
+                slow.write_all(&hello[..said]).expect("sends");
+                slow
+            })
+            .collect();
+        eventually("all are there", || server.metrics[0].connections_active.get() == 201);
+        for _ in 0..3 {
+            assert!(ask_over(&mut living, &chat("/v1/chat/completions", "")).expect("one").whole);
+            let mut fresh = client(addr, &config, "relay.test");
+            assert!(ask_over(&mut fresh, &chat("/v1/chat/completions", "")).expect("one").whole);
+        }
+        assert_eq!(server.metrics[0].tls_handshake_errors.get(), 0, "they still wait");
+        drop(slow);
+        stop(server);
+    }
+}
+
+#[test]
+fn a_client_that_does_not_trust_us_is_told_of_with_the_mend() {
+    let (folder, authority, mock) = (Folder::new(), Authority::new(), mock());
+    let other = Authority::new().file(&folder);
+    let issued = authority.issue(&folder, "relay", &["relay.test"]);
+    let (certificate, key) = (issued.certificate.display(), issued.key.display());
+    let (certificate, key) = (certificate.to_string(), key.to_string());
+    let upstream = format!("http://{mock}");
+    let args = ["serve", "--listen", "127.0.0.1:0", "--admin", "off", "--workers", "1"];
+    let more = ["--upstream", &upstream, "--tls-cert", &certificate, "--tls-key", &key];
+    let relay = Program::start(env!("CARGO_BIN_EXE_millstream"), &[&args[..], &more].concat());
+    relay.says(" -> http://");
+    let said = relay.said();
+    let listens = &said[said.find("serving https://").expect("where") + 16..];
+    let addr = listens.split(' ').next().and_then(|addr| addr.parse().ok()).expect("an address");
+    // One that only looks whether the port is open is not worth a word.
+    drop(connect(addr));
+    let config = client_config(&other, rustls::DEFAULT_VERSIONS);
+    let mut strange = client(addr, &config, "relay.test");
+    let from = strange.sock.local_addr().expect("connected");
+    strange.conn.complete_io(&mut strange.sock).expect_err("is refused");
+    relay.says(&format!("client {from}: TLS handshake failed: the client does not trust"));
+    let said = relay.said();
+    assert!(said.contains("--tls-cert") && said.matches("handshake failed").count() == 1, "{said}");
 }

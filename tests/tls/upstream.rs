@@ -1,11 +1,12 @@
 //! The relay as a client of TLS.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use millstream::outcome::Outcome;
 use millstream::server::Server;
 
+use crate::downstream::shown;
 use crate::peers::{Program, python};
 use crate::pki::{Authority, Folder};
 use crate::support::{
@@ -315,4 +316,88 @@ fn a_chain_longer_than_a_record_and_a_second_hello_are_no_obstacle() {
     peer.tell("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n");
     assert_eq!(read_response(&mut client, "POST").expect("an answer").text(), "ok\n");
     stop(server);
+}
+
+#[test]
+fn an_ipv6_literal_is_reached_and_verified() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        eprintln!("no IPv6 here, nothing is tested");
+        return;
+    }
+    let (folder, authority) = (Folder::new(), Authority::new());
+    let ca = authority.file(&folder).display().to_string();
+    let six = authority.issue(&folder, "six", &["::1"]);
+    let four = authority.issue(&folder, "four", &["127.0.0.1"]);
+    let mock = crate::support::mock();
+    for io in drivers() {
+        for (issued, status) in [(&six, 200), (&four, 502)] {
+            let inner = shown(issued) + "--listen [::1]:0";
+            let inner = crate::support::relay(mock, io, &inner);
+            let at = inner.addresses[1];
+            let outer = relay_to(
+                &format!("https://{at}"),
+                io,
+                &format!("--upstream-ca {ca} --listen [::1]:0"),
+            );
+            let got = ask(outer.addresses[1], &chat("/v1/chat/completions", "")).expect("one");
+            assert_eq!(got.head.status(), status, "{}", got.text());
+            let told = got.text().contains(&format!("upstream {at} ({at}): its certificate"));
+            assert_eq!(told, status == 502, "{}", got.text());
+            stop(outer);
+            stop(inner);
+        }
+    }
+}
+
+#[test]
+fn the_log_names_the_endpoint_and_the_mend_and_the_client_hears_its_dialect() {
+    let (folder, authority) = (Folder::new(), Authority::new());
+    let ca = authority.file(&folder).display().to_string();
+    let expired = authority.issue_with(&folder, "expired", &["127.0.0.1"], |params| {
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2021, 2, 3);
+    });
+    let (_peer, addr) = python(&expired, "1.3", None);
+    let upstream = url(addr);
+    let args = ["serve", "--listen", "127.0.0.1:0", "--admin", "off", "--workers", "1"];
+    let more = ["--upstream", &upstream, "--upstream-ca", &ca, "--log-level", "debug"];
+    let relay = Program::start(env!("CARGO_BIN_EXE_millstream"), &[&args[..], &more].concat());
+    relay.says(" -> https://");
+    let said = relay.said();
+    let listens = &said[said.find("serving http://").expect("where") + 15..];
+    let at = listens.split(' ').next().and_then(|at| at.parse().ok()).expect("an address");
+    let secret = "Authorization: Bearer sk-SECRET1\r\nx-api-key: sk-SECRET2\r\n";
+    for (path, dialect) in [
+        ("/v1/messages?key=SECRET3", r#"{"type":"error","error":{"#),
+        ("/v1/chat/completions?key=SECRET3", r#"{"error":{"#),
+    ] {
+        let got = ask(at, &chat(path, secret)).expect("an answer");
+        assert_eq!(got.head.status(), 502);
+        assert!(got.text().starts_with(dialect), "{}", got.text());
+    }
+    let why = format!(
+        "\"error\":\"upstream {addr} ({addr}): its certificate expired on Wed, 03 Feb 2021 00:00:00 \
+         GMT; have it renewed"
+    );
+    eventually("both are accounted for", || relay.said().matches("\"request_id\"").count() == 2);
+    let said = relay.said();
+    assert!(said.matches(&why).count() == 2 && !said.contains("SECRET"), "{said}");
+}
+
+#[test]
+fn an_address_that_accepts_and_says_nothing_is_passed_over_by_the_next_attempt() {
+    let (folder, authority) = (Folder::new(), Authority::new());
+    let ca = authority.file(&folder).display().to_string();
+    let shown = authority.issue(&folder, "server", &["llm.test"]);
+    let (_peer, addr) = python(&shown, "1.3", None);
+    let silent = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 6), addr.port())).expect("binds");
+    let flags = format!(
+        "--upstream-ca {ca} --resolve llm.test=127.0.0.6 --resolve llm.test=127.0.0.1 \
+         --connect-timeout 500ms --retries 9"
+    );
+    let server = relay_to(&format!("https://llm.test:{}", addr.port()), drivers()[0], &flags);
+    assert!(got(&server, "/chunked").whole);
+    assert!(server.metrics[0].retries.get() > 0);
+    stop(server);
+    drop(silent);
 }

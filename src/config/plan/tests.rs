@@ -45,6 +45,38 @@ fn defaults_start_on_many_cores_with_few_descriptors() {
     }
 }
 
+/// A pool is one endpoint's: whatever its connections differ by makes it another.
+#[test]
+fn whoever_is_spoken_to_otherwise_is_another_endpoint() {
+    let endpoint = |words: &[&str]| {
+        let cli = Cli::try_parse_from([&["millstream", "serve"], words].concat());
+        let Ok(Cli { command: Command::Serve(args) }) = cli else { panic!("{words:?}") };
+        endpoint_of(&args).expect("valid")
+    };
+    let url = ["--upstream", "https://up"];
+    let pair = ["--upstream-cert", "c.pem", "--upstream-key", "c.key"];
+    let mut seen = Vec::new();
+    for (url, flags) in [
+        (url, &[][..]),
+        (["--upstream", "http://up"], &[]),
+        (["--upstream", "https://up:444"], &[]),
+        (["--upstream", "https://other"], &[]),
+        (["--upstream", "https://up/base"], &[]),
+        (url, &["--resolve", "up=10.0.0.1"]),
+        (url, &["--upstream-ca", "ca.pem"]),
+        (url, &pair),
+        (url, &["--upstream-cert", "c.pem", "--upstream-key", "d.key"]),
+        (url, &["--upstream-tls-name", "up.internal"]),
+        (url, &["--upstream-insecure"]),
+    ] {
+        let words = [&url[..], flags].concat();
+        let made = endpoint(&words);
+        assert_eq!(made, endpoint(&words));
+        assert!(!seen.contains(&made), "{words:?}");
+        seen.push(made);
+    }
+}
+
 #[test]
 fn contradictions_are_refused_by_name() {
     for (flags, starts) in [

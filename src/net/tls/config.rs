@@ -20,6 +20,7 @@ use rustls::{
     ClientConfig, DEFAULT_VERSIONS, DigitallySignedStruct, Error, InconsistentKeys, RootCertStore,
     ServerConfig, SignatureScheme,
 };
+use rustls_native_certs::CertificateResult;
 
 use super::session::Session;
 use crate::config::plan::{CertificateFiles, UpstreamTlsPlan};
@@ -101,20 +102,33 @@ fn roots(file: Option<&Path>) -> Result<Arc<RootCertStore>, String> {
         }
         return Ok(Arc::new(store));
     }
-    let native = rustls_native_certs::load_native_certs();
+    let asked = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+    let asked = asked.into_iter().find_map(|name| Some((name, std::env::var_os(name)?)));
+    let asked = asked.as_ref().map(|(name, path)| (*name, Path::new(path)));
+    platform_roots(rustls_native_certs::load_native_certs(), asked, &mut store)?;
+    Ok(Arc::new(store))
+}
+
+/// Adds the platform's authorities, or Mozilla's where there are none, unless the environment has
+/// `asked` for certain ones: nobody else is trusted instead.
+fn platform_roots(
+    native: CertificateResult,
+    asked: Option<(&str, &Path)>,
+    store: &mut RootCertStore,
+) -> Result<(), String> {
     store.add_parsable_certificates(native.certs);
     if store.is_empty() {
-        if let Some(asked) = std::env::var_os("SSL_CERT_FILE") {
+        if let Some((name, path)) = asked {
             let why = native.errors.first().map_or_else(String::new, |e| format!(": {e}"));
-            let asked = asked.display();
+            let path = path.display();
             return Err(format!(
-                "SSL_CERT_FILE: {asked} holds no certificate{why}; name a PEM file, or unset it"
+                "{name}: {path} holds no certificate{why}; name one with PEM in it, or unset it"
             ));
         }
         log::info!("no certificate authorities are installed here, so Mozilla's are used");
         store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
-    Ok(Arc::new(store))
+    Ok(())
 }
 
 fn read_certificates(path: &Path, flag: &str) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -322,4 +336,24 @@ pub struct Tls {
     pub upstreams: Vec<Vec<Option<Arc<UpstreamTls>>>>,
     /// Connections to each listener are secured so.
     pub listeners: Vec<Option<Arc<DownstreamTls>>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mozillas_authorities_stand_in_for_none_but_not_for_those_asked_for() {
+        let mut store = RootCertStore::empty();
+        platform_roots(CertificateResult::default(), None, &mut store).expect("stand in");
+        assert!(store.len() > 100, "{}", store.len());
+        for name in ["SSL_CERT_FILE", "SSL_CERT_DIR"] {
+            let mut store = RootCertStore::empty();
+            let asked = Some((name, Path::new("/nowhere")));
+            let refused = platform_roots(CertificateResult::default(), asked, &mut store);
+            let refused = refused.expect_err("nobody is trusted instead");
+            assert!(refused.starts_with(&format!("{name}: /nowhere holds no")), "{refused}");
+            assert!(store.is_empty());
+        }
+    }
 }

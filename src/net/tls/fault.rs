@@ -93,7 +93,18 @@ fn certificate(error: &CertificateError, f: &mut fmt::Formatter<'_>) -> fmt::Res
 fn alerted(alert: AlertDescription, client: bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     use AlertDescription as Alert;
     if !client {
-        return write!(f, "the client refused TLS with the alert {alert:?}");
+        return match alert {
+            Alert::UnknownCA | Alert::BadCertificate | Alert::CertificateUnknown => write!(
+                f,
+                "the client does not trust the certificate it is shown ({alert:?}); --tls-cert \
+                 must be for the name it asks for and hold the whole chain below an authority it \
+                 knows"
+            ),
+            Alert::CertificateExpired => {
+                f.write_str("the certificate shown has expired; renew the file of --tls-cert")
+            }
+            _ => write!(f, "the client refused TLS with the alert {alert:?}"),
+        };
     }
     match alert {
         Alert::CertificateRequired => f.write_str(

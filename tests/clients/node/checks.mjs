@@ -1,6 +1,6 @@
 // What the Node clients share: checks, and a look at the relay's and the mock's counts.
 
-export const { RELAY, MOCK, ADMIN, DRIVER, MILLSTREAM, CHROMIUM } = process.env;
+export const { RELAY, MOCK, ADMIN, DRIVER, MILLSTREAM, CHROMIUM, TRUSTED_KEY } = process.env;
 // Header fields that have the mock fall silent for longer than the relay's heartbeat waits.
 export const SILENCE = { "X-Mock-Stall": "5:1500" };
 // A stream too long and slow to be over before its client leaves.
@@ -11,6 +11,16 @@ export function check(name, condition, detail = "") {
   process.exitCode = 1;
   const why = detail instanceof Error ? detail.message : JSON.stringify(detail);
   console.log(`FAILED ${name}: ${why?.slice(0, 300).replaceAll("\n", "\\n")}`);
+}
+
+// Relays between client and mock: by https there are two, for the mock speaks none. Each tells the
+// failure it sees, the one at the mock first; the other sees a stream that was cut behind that.
+export const RELAYS = RELAY.startsWith("https:") ? 2 : 1;
+
+// The events of a stream that failed, before and after its failure was told.
+export function parted(events, isError) {
+  const whole = events.findIndex(isError);
+  return { before: events.slice(0, whole), errors: whole < 0 ? [] : events.slice(whole) };
 }
 
 const text = async url => (await fetch(url)).text();

@@ -1,7 +1,7 @@
 // The npm package eventsource: GET, as browsers ask.
 
 import { EventSource } from "eventsource";
-import { LONG, MOCK, RELAY, check, seesLeaving, settle, stats, within } from "./checks.mjs";
+import { MOCK, RELAY, RELAYS, check, parted, seesLeaving, settle, stats, within } from "./checks.mjs";
 
 const CHAT = "/v1/chat/completions";
 const GENERATION = "/api/v1/services/aigc/text-generation/generation";
@@ -47,15 +47,16 @@ check("dashscope: ids", same(ids, ids.map((_, n) => String(n + 1))), ids);
 
 for (const [name, path, told] of [
   ["generic", "/events", event => event.type === "error" && JSON.parse(event.data).code],
-  ["chat", CHAT, event => JSON.parse(event.data).error.code],
+  ["chat", CHAT, event => event.data !== "[DONE]" && JSON.parse(event.data).error?.code],
 ]) {
   const { seen: whole } = await events(MOCK + path);
   for (const [fault, outcome] of [["truncate", "upstream_truncated"], ["reset_at", "upstream_reset"]]) {
     const { seen, closed } = await events(RELAY + path + query({ [fault]: 700 }));
-    const error = seen.pop();
+    const { before, errors } = parted(seen, told);
     check(`${name}, ${fault}: whole events, then ${outcome}, no end`,
-      told(error) === outcome && startsWith(whole, seen) && seen.length < whole.length - 1
-        && seen.length > 0 && !closed, { error, seen: seen.length, closed });
+      errors.length === RELAYS && told(errors[0]) === outcome && startsWith(whole, before)
+        && before.length < whole.length - 1 && before.length > 0 && !closed,
+      { errors, before: before.length, closed });
   }
 }
 

@@ -1,6 +1,6 @@
 // The demo page in Chromium, served through the relay like everything it asks for.
 
-import { MOCK, RELAY, check, seesLeaving } from "./checks.mjs";
+import { MOCK, RELAY, check, seesLeaving, throws } from "./checks.mjs";
 import { withBrowser } from "./browser.mjs";
 import { DemoPage } from "./demo_page.mjs";
 
@@ -67,8 +67,22 @@ async function leaving(demo) {
   });
 }
 
+// What the certificate makes of the page; and without trust in it there is none.
+async function securely({ page }) {
+  const { protocol, subjectName } = await (await page.goto(RELAY + "/")).securityDetails() ?? {};
+  const kept = await page.evaluate(() => isSecureContext && location.protocol === "https:");
+  check("https: TLS 1.3, with the relay's certificate",
+    kept && protocol === "TLS 1.3" && subjectName === "127.0.0.1", { kept, protocol, subjectName });
+  await withBrowser(async stranger => {
+    const page = await stranger.newPage();
+    await throws("https: refused where its key is not trusted", Error,
+      "ERR_CERT_AUTHORITY_INVALID", () => page.goto(RELAY + "/"));
+  }, { trusted: "" });
+}
+
 await withBrowser(async browser => {
   const demo = await DemoPage.open(browser, RELAY + "/");
+  if (RELAY.startsWith("https:")) await securely(demo);
   await completeAnswers(demo);
   check("the browser has nothing to complain about", demo.complaints.length === 0, demo.complaints);
   await faults(demo);
