@@ -44,7 +44,8 @@ struct Parts {
     routes: Vec<route::Written>,
 }
 
-fn read(
+/// The plan of a file that is called `file` and holds `text`.
+pub(super) fn read(
     file: &str,
     text: &str,
     environment: source::Environment<'_>,

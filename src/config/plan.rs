@@ -243,6 +243,21 @@ impl Plan {
         }
     }
 
+    /// The plan of a configuration file's name and `text` with the flags of `args` above it;
+    /// `environment` knows what its `${NAME}` stand for.
+    ///
+    /// # Errors
+    /// As for [`from_args`](Self::from_args).
+    pub fn from_text(
+        (name, text): (&str, &str),
+        environment: &dyn Fn(&str) -> Option<String>,
+        args: &ServeArgs,
+        descriptors: u64,
+        cores: usize,
+    ) -> Result<Self, String> {
+        super::file::read(name, text, environment, &args.given, Room { descriptors, cores })
+    }
+
     /// All but groups and routes, for as many endpoints as the groups have together.
     pub(super) fn without_routes(
         args: &ServeArgs,

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::script::{Failing, Framing, NAMES, Script};
 use super::text::{Answer, Asked};
 use crate::clock;
+use crate::demo;
 use crate::dialect::Dialect;
 use crate::http1::Status;
 use crate::http1::body::{BodyDecoder, Step};
@@ -226,6 +227,10 @@ impl Connection {
         body: &[u8],
         script: &Script,
     ) -> Result<bool, Gone> {
+        if let Some((kind, file)) = demo::file(head.path()) {
+            self.respond_as(200, kind, demo::FILE_FIELDS, file).await?;
+            return Ok(true);
+        }
         if let Some((kind, page)) = self.page(head, body) {
             self.respond_as(200, kind, "", &page).await?;
             return Ok(true);
@@ -277,11 +282,9 @@ impl Connection {
 
     /// What is not an answer of a model: content type and body.
     fn page(&self, head: &RequestHead, body: &[u8]) -> Option<(&'static str, String)> {
-        const PAGE: &str = include_str!("../demo/index.html");
         const MODELS: &str = r#"{"object":"list","data":[{"id":"mock","object":"model","created":1700000000,"owned_by":"millstream"}]}"#;
         const JSON: &str = "application/json";
         Some(match head.path() {
-            "/" => ("text/html; charset=utf-8", PAGE.to_owned()),
             "/stats" => (JSON, serde_json::to_string(&self.mock.stats).unwrap_or_default()),
             "/healthz" => (JSON, "{\"ok\":true}".to_owned()),
             "/v1/models" => (JSON, MODELS.to_owned()),
