@@ -340,6 +340,19 @@ fn timeouts_have_their_own_names() {
     );
 }
 
+/// The whole stream's limit held only once its head had come: a provider that never sent one
+/// outlasted it.
+#[test]
+fn the_streams_limit_counts_from_the_request() {
+    with_mock("--stream-timeout 200ms", |_, relay, server| {
+        let late = got(relay, &chat(&format!("{CHAT}?mock_head_delay=60000"), ""));
+        assert_eq!(late.head.status(), 504);
+        assert!(late.text().contains("stream_timeout"), "{}", late.text());
+        assert_ended(server, Outcome::StreamTimeout, 1);
+        assert_eq!(server.metrics[0].retries.get(), 0);
+    });
+}
+
 #[test]
 fn a_reader_that_stalls_pauses_upstream_and_is_given_up() {
     with_mock("--write-timeout 1s --high-water-mark 64k", |_, relay, server| {

@@ -42,6 +42,8 @@ pub struct Ask<'a> {
     pub unsent: &'a mut Box<[u8]>,
     /// The request on its way up: its head is queued, its body comes behind it.
     pub body: &'a mut Stream,
+    /// When the whole stream must be over, where that has a limit: its head is part of it.
+    pub stream_deadline: Option<Instant>,
     /// Interim responses may be passed down (HTTP/1.1 clients).
     pub interim: bool,
     /// The client waits for `100 Continue` before it sends its body.
@@ -109,7 +111,7 @@ impl Ask<'_> {
                 }
                 ready |= self
                     .registration
-                    .poll_deadline(Some(progress.deadline), clock::now())
+                    .poll_deadline(Some(self.deadline(&progress)), clock::now())
                     .is_ready();
                 give_way.poll(ready, cx)
             })
@@ -127,13 +129,21 @@ impl Ask<'_> {
             // What the inbox kept while the upstream was slow.
             self.take_body()?;
             self.send(&mut progress);
-            if clock::now() >= progress.deadline {
-                return Err(self.too_late());
+            let now = clock::now();
+            if now >= self.deadline(&progress) {
+                return Err(self.too_late(now));
             }
         }
     }
 
-    fn too_late(&self) -> Failure {
+    fn deadline(&self, progress: &Progress) -> Instant {
+        self.stream_deadline.map_or(progress.deadline, |limit| limit.min(progress.deadline))
+    }
+
+    fn too_late(&self, now: Instant) -> Failure {
+        if self.stream_deadline.is_some_and(|limit| limit <= now) {
+            return self.failure(Outcome::StreamTimeout, "the stream took too long");
+        }
         if self.body.is_ended() {
             let message = "the upstream did not answer within the first-byte timeout";
             return self.failure(Outcome::FirstByteTimeout, message);

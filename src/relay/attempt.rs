@@ -366,6 +366,12 @@ async fn attempt(
         inbox: &mut connection.inbox,
         unsent: &mut connection.unsent,
         body,
+        stream_deadline: way
+            .route
+            .route
+            .exchange
+            .stream_timeout
+            .map(|limit| record.started() + limit),
         interim: head.version() == Version::Http11,
         // Of one that is made, the client has been told to go on.
         expects_continue: head.expects_continue() && request.own.is_none(),

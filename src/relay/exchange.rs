@@ -93,6 +93,7 @@ pub async fn run(connection: &mut Connection, head: Box<RequestHead>) -> After {
 
 /// What is in a box, whose memory is given back at once: a box that is moved out of where it
 /// stands keeps it to the end of its scope.
+#[expect(clippy::boxed_local, reason = "it is moved out of its box here")]
 fn unboxed<T>(boxed: Box<T>) -> T {
     *boxed
 }
