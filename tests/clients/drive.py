@@ -169,11 +169,11 @@ def run_by_https(tally, binary, driver, clients, pacing):
 
         upstream = start("mock", "--listen", "127.0.0.1:0", *pacing)[0]
         serve = ["serve", "--listen", "127.0.0.1:0", "--io", driver, "--access-log", "off",
-                 "--heartbeat", "1s", "--retry-backoff", "20ms", "--tls-cert", shown,
-                 "--tls-key", key]
-        inner = start(*serve, "--admin", "off", "--upstream", upstream)[0]
+                 "--retry-backoff", "20ms", "--tls-cert", shown, "--tls-key", key]
+        # One of the two fills silences: with both, whichever is first leaves the other none.
+        inner = start(*serve, "--heartbeat", "off", "--admin", "off", "--upstream", upstream)[0]
         where = (["--config", routes_file(folder)] if pacing is PACED else ["--upstream", inner])
-        outer = start(*serve, "--admin", "127.0.0.1:0", *where, "--upstream-ca", shown,
+        outer = start(*serve, "--heartbeat", "1s", "--admin", "127.0.0.1:0", *where, "--upstream-ca", shown,
                       environment=os.environ | {"UPSTREAM": inner})
         base, admin = outer[0], outer[-1]
         environment = os.environ | {
