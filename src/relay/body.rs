@@ -8,7 +8,7 @@ use super::attempt::Refusal;
 use super::connection::Connection;
 use super::inbox::Filled;
 use crate::clock;
-use crate::http1::body::{BodyDecoder, Step};
+use crate::http1::body::BodyDecoder;
 use crate::http1::head::{BodyFraming, RequestHead};
 use crate::limits::READ_BUFFER_BYTES;
 use crate::outcome::Outcome;
@@ -88,27 +88,16 @@ fn take(
     body: &mut Vec<u8>,
     bytes_max: u64,
 ) -> Result<bool, Refusal> {
-    let inbox = &mut connection.inbox;
-    loop {
-        let step = decoder.step(inbox.bytes()).map_err(|error| {
-            let message = format!("the request's body is malformed: {error}");
-            Refusal::new(400, Outcome::RequestRefused, message)
-        })?;
-        match step {
-            Step::Framing(n) => inbox.consume(n),
-            Step::Data(n) => {
-                if (body.len() + n) as u64 > bytes_max {
-                    let message = format!("the request's body is larger than {bytes_max} bytes");
-                    return Err(Refusal::new(413, Outcome::RequestRefused, message));
-                }
-                body.extend_from_slice(&inbox.bytes()[..n]);
-                inbox.consume(n);
-            }
-            Step::End(n) => {
-                inbox.consume(n);
-                return Ok(true);
-            }
-            Step::NeedMore => return Ok(false),
+    let malformed = |error| {
+        let message = format!("the request's body is malformed: {error}");
+        Refusal::new(400, Outcome::RequestRefused, message)
+    };
+    connection.inbox.decode(decoder, malformed, |payload| {
+        if (body.len() + payload.len()) as u64 > bytes_max {
+            let message = format!("the request's body is larger than {bytes_max} bytes");
+            return Err(Refusal::new(413, Outcome::RequestRefused, message));
         }
-    }
+        body.extend_from_slice(payload);
+        Ok(())
+    })
 }

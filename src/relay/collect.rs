@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use super::ask::Answer;
 use super::connection::Connection;
 use super::inbox::{Filled, Inbox};
+use super::pump::{failure, malformed, receive_failed, truncated};
 use crate::clock;
 use crate::config::plan::ExchangePlan;
-use crate::error::{Failure, Phase};
-use crate::http1::body::{BodyDecoder, Eof, Step};
+use crate::error::Failure;
+use crate::http1::body::{BodyDecoder, Eof};
 use crate::http1::head::BodyFraming;
 use crate::net::stream::Transport;
 use crate::net::timer;
@@ -73,43 +74,24 @@ impl Incoming<'_> {
                 Ok(Filled::Closed) if self.decoder.at_eof() == Eof::Complete => {
                     return self.finish(false);
                 }
-                Ok(Filled::Closed) => {
-                    let message = "the upstream closed before its body was whole";
-                    return Err(failure(Outcome::UpstreamTruncated, message));
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                    let message = format!("upstream: {error}");
-                    return Err(failure(Outcome::UpstreamTruncated, message));
-                }
-                Err(error) => {
-                    let message = format!("the upstream connection failed: {error}");
-                    return Err(failure(Outcome::UpstreamReset, message));
-                }
+                Ok(Filled::Closed) => return Err(truncated()),
+                Err(error) => return Err(receive_failed(error)),
             }
         }
     }
 
     /// Takes what has come; true when the body is whole.
     fn take(&mut self) -> Result<bool, Failure> {
-        loop {
-            let step = self.decoder.step(self.inbox.bytes()).map_err(|error| {
-                let message = format!("the upstream's body is malformed: {error}");
-                failure(Outcome::UpstreamProtocol, message)
-            })?;
-            match step {
-                Step::Framing(n) => self.inbox.consume(n),
-                Step::Data(n) => {
-                    self.collector.feed(&self.inbox.bytes()[..n]).map_err(|e| refused(&e))?;
-                    self.bytes_in += n as u64;
-                    self.inbox.consume(n);
-                }
-                Step::End(n) => {
-                    self.inbox.consume(n);
-                    return Ok(true);
-                }
-                Step::NeedMore => return Ok(false),
-            }
-        }
+        let Self { inbox, decoder, collector, bytes_in, .. } = self;
+        inbox.decode(
+            decoder,
+            |error| malformed(Outcome::UpstreamProtocol, &error),
+            |payload| {
+                collector.feed(payload).map_err(|error| refused(&error))?;
+                *bytes_in += payload.len() as u64;
+                Ok(())
+            },
+        )
     }
 
     /// How long the next bytes may take, and what it is called when they do not come.
@@ -143,10 +125,6 @@ impl Incoming<'_> {
         let body = self.collector.finish(delimited).map_err(|error| refused(&error))?;
         Ok(Collected { body, bytes_in: self.bytes_in, extra: !self.inbox.is_empty() })
     }
-}
-
-fn failure(outcome: Outcome, message: impl Into<String>) -> Failure {
-    Failure::upstream(Phase::Body, outcome, message)
 }
 
 fn refused(error: &CollectError) -> Failure {

@@ -48,6 +48,13 @@ pub enum After {
     Abort,
 }
 
+impl After {
+    /// What an answer leaves behind that went out in full.
+    pub(super) const fn whole(keep_alive: bool) -> Self {
+        if keep_alive { Self::KeepAlive } else { Self::Close }
+    }
+}
+
 /// What came instead of a request.
 enum Next {
     Request(Box<RequestHead>),

@@ -11,14 +11,14 @@ use super::attempt::{self, Answered, Refusal};
 use super::collect;
 use super::connection::{After, Connection};
 use super::inbox::Inbox;
-use super::pump::{Body, Pump, send_queued};
+use super::pump::{Body, Pump, malformed, send_queued};
 use super::record::Record;
 use super::routing::{self, Unrouted, Way};
 use super::{Core, Stage};
 use crate::clock;
 use crate::dialect::Dialect;
 use crate::dialect::ErrorText;
-use crate::error::{Failure, Phase, Side};
+use crate::error::{Failure, Side};
 use crate::flow::stream::{Carried, Outgoing, Stream};
 use crate::flow::timers::Timers;
 use crate::http1::Version;
@@ -127,8 +127,7 @@ async fn refuse(
     let bytes = answer::encode(dialect, &own);
     record.responded(refusal.status);
     match connection.send_all(&bytes).await {
-        Ok(()) if keep => (refusal.outcome, After::KeepAlive),
-        Ok(()) => (refusal.outcome, After::Close),
+        Ok(()) => (refusal.outcome, After::whole(keep)),
         Err(_) => (refusal.outcome, After::Abort),
     }
 }
@@ -147,8 +146,7 @@ async fn preflight(
     let bytes = answer::encode_preflight(fields, &record.live.request_id, !keep);
     record.responded(204);
     match connection.send_all(&bytes).await {
-        Ok(()) if keep => (Outcome::Done, After::KeepAlive),
-        Ok(()) => (Outcome::Done, After::Close),
+        Ok(()) => (Outcome::Done, After::whole(keep)),
         Err(outcome) => (outcome, After::Abort),
     }
 }
@@ -180,7 +178,8 @@ async fn begin(
     head: Box<RequestHead>,
     record: &Record,
 ) -> Result<Box<Response>, (Outcome, After)> {
-    let way = match routing::resolve(connection.core(), &head) {
+    let known = record.live.dialect.get();
+    let way = match routing::resolve(connection.core(), &head, known) {
         Ok(way) => way,
         Err(Unrouted::Refused(refusal)) => {
             return Err(refuse(connection, &head, record, *refusal).await);
@@ -249,10 +248,7 @@ impl Response {
             timers.read(now);
             match stream.receive_copy(rest.bytes()) {
                 Ok(taken) => rest.consume(taken),
-                Err(error) => {
-                    let message = format!("the upstream's body is malformed: {error}");
-                    result = Err(Failure::upstream(Phase::Body, error.outcome(), message));
-                }
+                Err(error) => result = Err(malformed(error.outcome(), &error)),
             }
         }
         self.extra = !rest.is_empty();
@@ -278,7 +274,7 @@ fn finish(connection: &Connection, record: &Record, response: Response) -> (Outc
     let in_order = !framing.from_close && stream.is_finished_by_dialect();
     let in_order = in_order || (stream.is_events() && stream.is_finished_by_dialect_event());
     let outcome = if in_order { Outcome::Done } else { Outcome::UpstreamClosed };
-    (outcome, if framing.keep_alive { After::KeepAlive } else { After::Close })
+    (outcome, After::whole(framing.keep_alive))
 }
 
 /// The body broke off: tells the client, and leaves no end that looks like one.
@@ -362,8 +358,7 @@ async fn collected(
     record.carried(clock::now(), Carried { bytes_in, bytes_out, ..Carried::default() });
     record.responded(response.status());
     match connection.send_all(&bytes).await {
-        Ok(()) if keep_alive => (Outcome::Done, After::KeepAlive),
-        Ok(()) => (Outcome::Done, After::Close),
+        Ok(()) => (Outcome::Done, After::whole(keep_alive)),
         Err(outcome) => (outcome, After::Abort),
     }
 }

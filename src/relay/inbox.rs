@@ -4,6 +4,7 @@
 use std::io;
 
 use crate::buf::Block;
+use crate::http1::body::{BodyDecoder, BodyError, Step};
 use crate::limits::READ_BUFFER_BYTES;
 use crate::net::stream::Transport;
 
@@ -78,6 +79,33 @@ impl Inbox {
             Some(_) => Filled::More,
             None => Filled::Nothing,
         })
+    }
+
+    /// Takes what is there of a body and lends `each` its payload; true when the body is whole.
+    ///
+    /// # Errors
+    /// What `malformed` makes of broken framing, or the first error of `each`.
+    pub fn decode<E>(
+        &mut self,
+        decoder: &mut BodyDecoder,
+        malformed: impl FnOnce(BodyError) -> E,
+        mut each: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<bool, E> {
+        loop {
+            match decoder.step(self.bytes()) {
+                Ok(Step::Framing(n)) => self.consume(n),
+                Ok(Step::Data(n)) => {
+                    each(&self.bytes()[..n])?;
+                    self.consume(n);
+                }
+                Ok(Step::End(n)) => {
+                    self.consume(n);
+                    return Ok(true);
+                }
+                Ok(Step::NeedMore) => return Ok(false),
+                Err(error) => return Err(malformed(error)),
+            }
+        }
     }
 
     /// Moves few bytes out of a large block, before a long wait.

@@ -167,8 +167,8 @@ impl Pump<'_> {
             }
             if !self.upstream_ready || !self.body.stream.wants_more() || reads == READS_PER_TURN_MAX
             {
-                // The rest of a turn that had its share is taken up behind
-                // everyone else who is ready.
+                // The rest of a turn that had its share is taken up behind everyone else who is
+                // ready.
                 self.upstream_ready = false;
                 return Ok(false);
             }
@@ -183,19 +183,33 @@ impl Pump<'_> {
         }
         let room = self.body.stream.room();
         let size = room.len();
-        match received(self.upstream.try_recv(room))? {
-            Received::Nothing => self.upstream_ready = false,
-            Received::End => return self.upstream_closed(),
-            Received::Bytes(n) => {
+        let received = self.upstream.try_recv(room);
+        let Some(n) = self.noted(now, received, size)? else { return Ok(()) };
+        let received = self.body.stream.received(n);
+        self.taken(now, received)
+    }
+
+    /// Notes what a read into `size` bytes of room came to; the bytes it brought, if any.
+    fn noted(
+        &mut self,
+        now: Instant,
+        received: io::Result<Option<usize>>,
+        size: usize,
+    ) -> Result<Option<usize>, Failure> {
+        match received.map_err(receive_failed)? {
+            None => {
+                self.upstream_ready = false;
+                Ok(None)
+            }
+            Some(0) => self.upstream_closed().map(|()| None),
+            Some(n) => {
                 // A short read emptied the socket; the next wait sees what comes after, or the
                 // close.
                 self.upstream_ready = n == size;
                 self.body.timers.read(now);
-                let received = self.body.stream.received(n);
-                return self.taken(now, received);
+                Ok(Some(n))
             }
         }
-        Ok(())
     }
 
     /// Reads and writes at a stroke while nothing is queued or held: what came as whole chunks of
@@ -203,16 +217,8 @@ impl Pump<'_> {
     /// buffer is not touched.
     fn pass(&mut self, now: Instant) -> Result<(), Failure> {
         let mut block = Block::for_reading();
-        let n = match received(self.upstream.try_recv(block.bytes_mut()))? {
-            Received::Nothing => {
-                self.upstream_ready = false;
-                return Ok(());
-            }
-            Received::End => return self.upstream_closed(),
-            Received::Bytes(n) => n,
-        };
-        self.upstream_ready = n == block.size();
-        self.body.timers.read(now);
+        let received = self.upstream.try_recv(block.bytes_mut());
+        let Some(n) = self.noted(now, received, block.size())? else { return Ok(()) };
         let bytes = &block.bytes()[..n];
         let taken = self.body.stream.take_passing(bytes);
         if taken < n {
@@ -227,12 +233,8 @@ impl Pump<'_> {
             return Ok(());
         }
         let received = self.body.stream.received_in(block, n, taken);
-        self.body.stream.sent(sent.unwrap_or(0));
-        self.blocked = true;
-        match sent {
-            Some(_) => self.body.timers.wrote(now, true),
-            None => self.body.timers.refused(now),
-        }
+        let sent = sent.map(|n| Sent { resumed: self.body.stream.sent(n) });
+        self.wrote(now, sent);
         self.taken(now, received)
     }
 
@@ -248,8 +250,7 @@ impl Pump<'_> {
             Err(error) => {
                 // What came in order before the fault still goes out.
                 self.write(now)?;
-                let message = format!("the upstream's body is malformed: {error}");
-                return Err(failure(error.outcome(), message));
+                return Err(malformed(error.outcome(), &error));
             }
         }
         if self.body.stream.is_ended() {
@@ -266,30 +267,27 @@ impl Pump<'_> {
                 self.record.carried(clock::now(), self.body.stream.carried());
                 Ok(())
             }
-            Eof::Truncated => Err(failure(
-                Outcome::UpstreamTruncated,
-                "the upstream closed before its body was whole",
-            )),
+            Eof::Truncated => Err(truncated()),
         }
     }
 
     fn write(&mut self, now: Instant) -> Result<(), Failure> {
-        match send_queued(&self.connection.transport, &mut self.body.stream) {
-            Ok(Some(sent)) => {
-                self.blocked = self.body.stream.buffer().queued() > 0;
-                self.body.timers.wrote(now, self.blocked);
-                if sent.resumed {
-                    self.connection.core().metrics.resumes.inc();
-                    self.upstream_ready = true;
-                }
-                Ok(())
-            }
-            Ok(None) => {
-                self.blocked = true;
-                self.body.timers.refused(now);
-                Ok(())
-            }
-            Err(error) => Err(client_gone(error)),
+        let sent = send_queued(&self.connection.transport, &mut self.body.stream);
+        self.wrote(now, sent.map_err(client_gone)?);
+        Ok(())
+    }
+
+    /// Notes what a write did; `None` where the socket took nothing.
+    fn wrote(&mut self, now: Instant, sent: Option<Sent>) {
+        let Some(sent) = sent else {
+            self.blocked = true;
+            return self.body.timers.refused(now);
+        };
+        self.blocked = self.body.stream.buffer().queued() > 0;
+        self.body.timers.wrote(now, self.blocked);
+        if sent.resumed {
+            self.connection.core().metrics.resumes.inc();
+            self.upstream_ready = true;
         }
     }
 
@@ -327,7 +325,7 @@ impl Pump<'_> {
     }
 }
 
-fn failure(outcome: Outcome, message: impl Into<String>) -> Failure {
+pub(super) fn failure(outcome: Outcome, message: impl Into<String>) -> Failure {
     Failure::upstream(Phase::Body, outcome, message)
 }
 
@@ -339,27 +337,23 @@ fn client_gone(error: io::Error) -> Failure {
     gone(Outcome::ClientGone, format!("the client is gone: {error}"))
 }
 
-/// What one read brought.
-enum Received {
-    Bytes(usize),
-    Nothing,
-    End,
+/// The upstream closed too early.
+pub(super) fn truncated() -> Failure {
+    failure(Outcome::UpstreamTruncated, "the upstream closed before its body was whole")
 }
 
-fn received(result: io::Result<Option<usize>>) -> Result<Received, Failure> {
-    match result {
-        Ok(None) => Ok(Received::Nothing),
-        Ok(Some(0)) => Ok(Received::End),
-        Ok(Some(n)) => Ok(Received::Bytes(n)),
-        // TLS without its close_notify: anyone in between may have cut it.
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            Err(failure(Outcome::UpstreamTruncated, format!("upstream: {error}")))
-        }
-        Err(error) => {
-            let message = format!("the upstream connection failed: {error}");
-            Err(failure(Outcome::UpstreamReset, message))
-        }
+/// The upstream's body is not what it should be.
+pub(super) fn malformed(outcome: Outcome, error: &dyn std::error::Error) -> Failure {
+    failure(outcome, format!("the upstream's body is malformed: {error}"))
+}
+
+/// Reading from the upstream failed.
+pub(super) fn receive_failed(error: io::Error) -> Failure {
+    // TLS without its close_notify: anyone in between may have cut it.
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return failure(Outcome::UpstreamTruncated, format!("upstream: {error}"));
     }
+    failure(Outcome::UpstreamReset, format!("the upstream connection failed: {error}"))
 }
 
 /// What one write did.

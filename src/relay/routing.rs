@@ -103,8 +103,8 @@ pub(super) enum Unrouted {
     Preflight(Fields),
 }
 
-/// The way of the request with this head.
-pub(super) fn resolve(core: &Core, head: &RequestHead) -> Result<Way, Unrouted> {
+/// The way of the request with this head, whose own path and fields say `known` of its dialect.
+pub(super) fn resolve(core: &Core, head: &RequestHead, known: Dialect) -> Result<Way, Unrouted> {
     let text = |name: &str| head.field(name).and_then(|value| std::str::from_utf8(value).ok());
     if head.method() == "OPTIONS"
         && let (Some(origin), Some(asked)) = (text("origin"), text("access-control-request-method"))
@@ -140,11 +140,11 @@ pub(super) fn resolve(core: &Core, head: &RequestHead) -> Result<Way, Unrouted> 
     let route = Rc::clone(&core.routes[number]);
     let asked = head.path_and_query();
     let target = route.route.target(&asked, &captured);
-    let path = target.as_deref().unwrap_or_else(|| head.path());
-    let dialect = route
-        .route
-        .dialect
-        .unwrap_or_else(|| Dialect::from_request(path, |name| head.field(name).is_some()));
+    let dialect = match (route.route.dialect, &target) {
+        (Some(dialect), _) => dialect,
+        (None, None) => known,
+        (None, Some(path)) => Dialect::from_request(path, |name| head.field(name).is_some()),
+    };
     let cors = route.route.cors.as_ref();
     let cors = cors.map_or_else(Fields::new, |cors| cors.answer(text("origin")));
     Ok(Way { route, target, dialect, cors })
