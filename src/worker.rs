@@ -299,6 +299,7 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
+    use crate::net::runtime::tests::on_both;
     use crate::relay::tests::unattached;
 
     /// Notes that it was dropped.
@@ -344,18 +345,9 @@ mod tests {
 
     #[test]
     fn a_panic_ends_its_own_connection_and_no_other() {
-        for io in [Io::Uring, Io::Epoll] {
-            let ran = std::thread::spawn(move || match build_runtime(io) {
-                Ok((mut runtime, _)) => runtime.block_on(async {
-                    let test = panic_ends_one_task_alone();
-                    timer::timeout(Duration::from_secs(10), test).await.expect("ends");
-                }),
-                Err(error) => {
-                    assert_eq!(io, Io::Uring, "{error}");
-                    eprintln!("io_uring is not available here, epoll alone is tested: {error}");
-                }
-            });
-            ran.join().expect("no panic but the wanted one");
-        }
+        on_both(1, async || {
+            let test = panic_ends_one_task_alone();
+            timer::timeout(Duration::from_secs(10), test).await.expect("ends");
+        });
     }
 }

@@ -61,7 +61,7 @@ struct Options {
 enum Command {
     #[command(flatten)]
     Scenario(Scenario),
-    /// The usual suite, about thirteen minutes
+    /// The usual suite, about fourteen minutes
     All {
         /// In less than two minutes, each scenario once
         #[arg(long)]

@@ -82,7 +82,7 @@ fn item(scenario: Scenario, rounds: usize, field: Field, numbers: Numbers) -> It
     Item { spec: scenario.spec(&numbers), rounds, field }
 }
 
-/// The usual suite: about thirteen minutes, or less than two if `quick`.
+/// The usual suite: about fourteen minutes, or less than two if `quick`.
 pub fn usual(quick: bool, rounds: Option<usize>) -> Vec<Item> {
     let n = |usual| rounds.unwrap_or(usual);
     let none = Numbers::default;

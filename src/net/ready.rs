@@ -348,23 +348,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::config::plan::Io;
-    use crate::net::runtime::build_runtime;
-
-    /// Runs a test on both drivers, twice on the same thread: the set outlives its runtimes.
-    fn run<F: Future>(test: impl Fn() -> F + Copy + Send + 'static) {
-        for io in [Io::Uring, Io::Epoll] {
-            let thread = std::thread::spawn(move || {
-                for _ in 0..2 {
-                    match build_runtime(io) {
-                        Ok((mut runtime, _)) => drop(runtime.block_on(test())),
-                        Err(error) => assert_eq!(io, Io::Uring, "{error}"),
-                    }
-                }
-            });
-            thread.join().expect("no panic");
-        }
-    }
+    use crate::net::runtime::tests::on_both;
 
     fn pair() -> (Watched, UnixStream) {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
@@ -385,7 +369,7 @@ mod tests {
 
     #[test]
     fn bytes_make_it_readable_until_it_is_drained_and_a_close_for_ever() {
-        run(async || {
+        on_both(2, async || {
             let (ours, mut theirs) = pair();
             assert!(!is_readable(&ours).await);
             let writing = std::thread::spawn(move || {
@@ -414,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_full_socket_can_be_written_when_its_peer_has_read() {
-        run(async || {
+        on_both(2, async || {
             let (ours, mut theirs) = pair();
             let block = [7; 4096];
             while rustix::io::write(&ours, &block).is_ok() {}
@@ -432,7 +416,7 @@ mod tests {
 
     #[test]
     fn who_gives_way_comes_behind_everyone_whose_socket_is_ready() {
-        run(async || {
+        on_both(2, async || {
             let (ours, mut theirs) = pair();
             let order = Rc::new(RefCell::new(Vec::new()));
             let seen = Rc::clone(&order);
@@ -454,7 +438,7 @@ mod tests {
 
     #[test]
     fn what_is_dropped_leaves_no_entry_and_no_task_behind() {
-        run(async || {
+        on_both(2, async || {
             let before = SET.with(|set| set.entries.borrow().len());
             let held = Rc::new(());
             let (ours, theirs) = pair();

@@ -69,3 +69,27 @@ fn build_uring() -> io::Result<(WorkerRuntime, Driver)> {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Runs a test on both drivers, as often on the same thread: what is the thread's must not take
+    /// one runtime for another.
+    pub(crate) fn on_both<F: Future>(times: usize, test: impl Fn() -> F + Copy + Send + 'static) {
+        for io in [Io::Uring, Io::Epoll] {
+            let thread = std::thread::spawn(move || {
+                for _ in 0..times {
+                    match build_runtime(io) {
+                        Ok((mut runtime, _)) => drop(runtime.block_on(test())),
+                        Err(error) => {
+                            assert_eq!(io, Io::Uring, "{error}");
+                            eprintln!("io_uring is not available here: {error}");
+                        }
+                    }
+                }
+            });
+            thread.join().expect("no panic but a wanted one");
+        }
+    }
+}

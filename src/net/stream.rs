@@ -271,16 +271,14 @@ impl Transport {
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
     }
 
-    /// Ends both directions at once: the peer sees it without waiting for the descriptor's close,
-    /// which waits for operations still armed on it.
+    /// Ends both directions at once, where there is still something to do before it is closed.
     pub fn shutdown(&self) {
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
     }
 
     /// Resets the connection at once: the only honest end of a body that a close would delimit.
     pub fn reset(&self) {
-        // Dissolving the association of a connected TCP socket sends RST (connect(2), AF_UNSPEC);
-        // a plain close would have to wait for the waits still armed on the descriptor.
+        // Dissolving the association of a connected TCP socket sends RST (connect(2), AF_UNSPEC).
         let _ = rustix::net::sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
         let _ = rustix::net::connect_unspec(&self.socket);
     }

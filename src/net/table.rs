@@ -29,16 +29,15 @@ const FIRST: RawFd = 3;
 /// For a new thread: it must own no descriptor but those of `kept`, and be given none later.
 pub fn own(kept: &[RawFd]) -> bool {
     // Without a list nothing could be closed, and listeners would outlive their workers.
-    if listed().is_none() {
-        return false;
-    }
+    let Some(before) = listed() else { return false };
     // SAFETY: the calling thread uses no descriptor of another thread after this, and no other
     // thread one of its; its callers hand over what is in `kept` and nothing else.
     if unsafe { unshare_unsafe(UnshareFlags::FILES) }.is_err() {
         return false;
     }
     let kept: HashSet<RawFd> = kept.iter().copied().collect();
-    for fd in listed().unwrap_or_default() {
+    // A table that is full by now cannot be listed again.
+    for fd in listed().unwrap_or(before) {
         // SAFETY: borrowed for this one call, which says whether it is open: the descriptor by
         // which the list was read is in the list, and is not.
         let open = unsafe { rustix::io::fcntl_getfd(BorrowedFd::borrow_raw(fd)) }.is_ok();

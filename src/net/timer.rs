@@ -182,26 +182,11 @@ pub async fn timeout<F: Future>(limit: Duration, future: F) -> Option<F::Output>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::plan::Io;
-
-    /// Runs a test on both drivers, twice on the same thread: timers outlive no runtime.
-    fn run<F: Future>(test: impl Fn() -> F + Copy + Send + 'static) {
-        for io in [Io::Uring, Io::Epoll] {
-            let thread = std::thread::spawn(move || {
-                for _ in 0..2 {
-                    match crate::net::runtime::build_runtime(io) {
-                        Ok((mut runtime, _)) => drop(runtime.block_on(test())),
-                        Err(error) => assert_eq!(io, Io::Uring, "{error}"),
-                    }
-                }
-            });
-            thread.join().expect("no panic");
-        }
-    }
+    use crate::net::runtime::tests::on_both;
 
     #[test]
     fn timers_end_in_the_order_of_their_deadlines() {
-        run(async || {
+        on_both(2, async || {
             let order = Rc::new(RefCell::new(Vec::new()));
             let begun = clock::now();
             for ms in [30, 10, 20, 10, 0] {
@@ -219,7 +204,7 @@ mod tests {
 
     #[test]
     fn what_is_dropped_is_forgotten_and_what_is_late_is_none() {
-        run(async || {
+        on_both(2, async || {
             let never = std::future::pending::<()>();
             assert_eq!(timeout(Duration::from_millis(1), never).await, None);
             assert_eq!(timeout(Duration::MAX, sleep(Duration::from_millis(1))).await, Some(()));

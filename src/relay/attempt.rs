@@ -350,8 +350,8 @@ async fn attempt(
 ) -> Result<(Lease, Answer), Failure> {
     let Request { head, record, way, .. } = request;
     record.live.state.set("connecting");
-    let timeout = way.route.route.exchange.connect_timeout;
-    let lease = lease(connection, upstream, timeout, chain_deadline).await?;
+    let plan = &way.route.route.exchange;
+    let lease = lease(connection, upstream, plan.connect_timeout, chain_deadline).await?;
     record.reused.set(lease.reused);
     record.live.state.set("waiting");
     let core = std::rc::Rc::clone(connection.core());
@@ -366,22 +366,14 @@ async fn attempt(
         inbox: &mut connection.inbox,
         unsent: &mut connection.unsent,
         body,
-        stream_deadline: way
-            .route
-            .route
-            .exchange
-            .stream_timeout
-            .map(|limit| record.started() + limit),
+        stream_deadline: plan.stream_timeout.map(|limit| record.started() + limit),
         interim: head.version() == Version::Http11,
         // Of one that is made, the client has been told to go on.
         expects_continue: head.expects_continue() && request.own.is_none(),
     };
-    let answer = ask.run().await;
-    if answer.is_err() {
-        // Tells the upstream at once, without waiting for the descriptor's close.
-        lease.transport.shutdown();
-    }
-    Ok((lease, answer?))
+    // Without an answer the connection is closed here, which tells the upstream at once.
+    let answer = ask.run().await?;
+    Ok((lease, answer))
 }
 
 /// A pooled connection, or a new one.

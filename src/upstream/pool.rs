@@ -111,8 +111,6 @@ impl Pool {
     pub fn clear(&self) {
         for idle in self.idle.borrow_mut().drain(..) {
             idle.transport.close_notify();
-            // The descriptor's own close may come only after the runtime's end.
-            idle.transport.shutdown();
         }
     }
 }

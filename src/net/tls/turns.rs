@@ -88,8 +88,10 @@ impl Drop for Place<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::rc::Rc;
+
+    use super::*;
+    use crate::net::runtime::tests::on_both;
 
     #[test]
     fn turns_go_round_in_order_and_those_who_leave_pass_theirs_on() {
@@ -110,32 +112,26 @@ mod tests {
 
     #[test]
     fn the_loop_turns_between_steps() {
-        for io in [crate::config::plan::Io::Epoll, crate::config::plan::Io::Uring] {
-            let thread = std::thread::spawn(move || {
-                let Ok((mut runtime, _)) = crate::net::runtime::build_runtime(io) else { return };
-                runtime.block_on(async {
-                    let turns = Rc::new(Turns::default());
-                    let steps = Rc::new(Cell::new(0));
-                    for _ in 0..20 {
-                        let (turns, steps) = (Rc::clone(&turns), Rc::clone(&steps));
-                        monoio::spawn(async move {
-                            turns.take(|| steps.set(steps.get() + 1)).await;
-                        });
-                    }
-                    // A stream, which waits as often.
-                    let stream = monoio::spawn(async move {
-                        let mut seen = 0;
-                        while steps.get() < 20 {
-                            give_way().await;
-                            let done = steps.get() - seen;
-                            assert!(done <= 2, "{done} steps in one go");
-                            seen = steps.get();
-                        }
-                    });
-                    stream.await;
+        on_both(1, async || {
+            let turns = Rc::new(Turns::default());
+            let steps = Rc::new(Cell::new(0));
+            for _ in 0..20 {
+                let (turns, steps) = (Rc::clone(&turns), Rc::clone(&steps));
+                monoio::spawn(async move {
+                    turns.take(|| steps.set(steps.get() + 1)).await;
                 });
+            }
+            // A stream, which waits as often.
+            let stream = monoio::spawn(async move {
+                let mut seen = 0;
+                while steps.get() < 20 {
+                    give_way().await;
+                    let done = steps.get() - seen;
+                    assert!(done <= 2, "{done} steps in one go");
+                    seen = steps.get();
+                }
             });
-            thread.join().expect("no panic");
-        }
+            stream.await;
+        });
     }
 }
