@@ -144,6 +144,22 @@ impl Usage {
         self.reasoning = newer.reasoning.or(self.reasoning);
     }
 
+    /// What an object in OpenAI's shape says: `names` are those of its input, output and total, and
+    /// of the details of input and output.
+    #[inline(always)] // so that the names are constants where they are compared
+    fn of_openai(usage: Value<'_>, names: [&[u8]; 5]) -> Result<Self, Malformed> {
+        let [input, output, total, read, written] = usage.members(names)?;
+        let [cached] = read.members([b"cached_tokens"])?;
+        let [reasoning] = written.members([b"reasoning_tokens"])?;
+        Ok(Self {
+            input: input.number(),
+            output: output.number(),
+            total: total.number(),
+            cached: cached.number(),
+            reasoning: reasoning.number(),
+        })
+    }
+
     /// Whether nothing is known.
     pub fn is_empty(self) -> bool {
         self == Self::default()

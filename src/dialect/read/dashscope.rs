@@ -1,7 +1,7 @@
 //! DashScope native: `output` with the text in two places, so far or new.
 
-use super::openai_chat::read_finish;
-use super::{Delta, Each, Parts, Reader, Start, ToolCall, Usage, choice_of, fault, text_of};
+use super::openai_chat::{read_finish, tell_call};
+use super::{Delta, Each, Parts, Reader, Start, Usage, choice_of, fault};
 use crate::dialect::json::{Malformed, Value};
 use crate::dialect::text::{Strand, StrandKind, Text};
 use crate::limits::CHOICES_MAX;
@@ -100,21 +100,13 @@ impl Reader {
         part: Value<'_>,
         each: Each<'_>,
     ) -> Result<(), Malformed> {
-        let [index, id, function] = part.members([b"index", b"id", b"function"])?;
-        let [name, arguments] = function.members([b"name", b"arguments"])?;
-        let key = index.number().map_or(position, |_| index.index());
-        let (call, new) = self.call(choice, key)?;
-        let [id, name] = [id, name].map(|value| value.text().map(Text::Json));
-        let (id, name) = if new { (id, name) } else { (None, None) };
-        let strand = Strand { kind: StrandKind::Arguments, choice, call };
-        let arguments = match text_of(arguments) {
-            Some(Text::Json(text)) => Some(Text::Json(self.so_far.new_of(strand, text)?)),
-            other => other,
-        };
-        let arguments = arguments.filter(|text| !text.is_empty());
-        if id.is_some() || name.is_some() || arguments.is_some() {
-            each(Delta::ToolCall(ToolCall { choice, call, id, name, arguments }));
+        let mut call = self.openai_call(choice, position, part)?;
+        let strand = Strand { kind: StrandKind::Arguments, choice, call: call.call };
+        if let Some(Text::Json(text)) = call.arguments {
+            call.arguments = Some(Text::Json(self.so_far.new_of(strand, text)?));
         }
+        call.arguments = call.arguments.filter(|text| !text.is_empty());
+        tell_call(call, each);
         Ok(())
     }
 }
@@ -127,20 +119,14 @@ fn tell_finish(choice: u32, finish: Value<'_>, each: Each<'_>) {
 }
 
 fn read_usage(usage: Value<'_>) -> Result<Usage, Malformed> {
-    let [input, output, total, read, written] = usage.members([
-        b"input_tokens",
-        b"output_tokens",
-        b"total_tokens",
-        b"prompt_tokens_details",
-        b"output_tokens_details",
-    ])?;
-    let [cached] = read.members([b"cached_tokens"])?;
-    let [reasoning] = written.members([b"reasoning_tokens"])?;
-    Ok(Usage {
-        input: input.number(),
-        output: output.number(),
-        total: total.number(),
-        cached: cached.number(),
-        reasoning: reasoning.number(),
-    })
+    Usage::of_openai(
+        usage,
+        [
+            b"input_tokens",
+            b"output_tokens",
+            b"total_tokens",
+            b"prompt_tokens_details",
+            b"output_tokens_details",
+        ],
+    )
 }

@@ -79,12 +79,10 @@ impl Reader {
             each(Delta::Refusal { choice, text: Text::Json(text) });
         }
         for (position, call) in (0..).zip(calls.items()) {
-            let [index, id, function] = call?.members([b"index", b"id", b"function"])?;
-            let key = index.number().map_or(position, |_| index.index());
-            self.openai_function(choice, key, id, function, each)?;
+            tell_call(self.openai_call(choice, position, call?)?, each);
         }
         if function.is_object() {
-            self.openai_function(choice, 0, Value::default(), function, each)?;
+            tell_call(self.openai_function(choice, 0, Value::default(), function)?, each);
         }
         if let Some(reason) = finish.text() {
             each(Delta::Finish { choice, reason: read_finish(reason) });
@@ -92,24 +90,39 @@ impl Reader {
         Ok(())
     }
 
-    pub(super) fn openai_function(
+    /// The call in the list of a choice's calls that stands at `position`.
+    pub(super) fn openai_call<'a>(
+        &mut self,
+        choice: u32,
+        position: u32,
+        call: Value<'a>,
+    ) -> Result<ToolCall<'a>, Malformed> {
+        let [index, id, function] = call.members([b"index", b"id", b"function"])?;
+        let key = index.number().map_or(position, |_| index.index());
+        self.openai_function(choice, key, id, function)
+    }
+
+    fn openai_function<'a>(
         &mut self,
         choice: u32,
         key: u32,
-        id: Value<'_>,
-        function: Value<'_>,
-        each: Each<'_>,
-    ) -> Result<(), Malformed> {
+        id: Value<'a>,
+        function: Value<'a>,
+    ) -> Result<ToolCall<'a>, Malformed> {
         let [name, arguments] = function.members([b"name", b"arguments"])?;
         let (call, new) = self.call(choice, key)?;
         let [id, name] = [id, name].map(|value| value.text().map(Text::Json));
         let arguments = text_of(arguments);
         // Some services repeat id and name with every part.
         let (id, name) = if new { (id, name) } else { (None, None) };
-        if id.is_some() || name.is_some() || arguments.is_some() {
-            each(Delta::ToolCall(ToolCall { choice, call, id, name, arguments }));
-        }
-        Ok(())
+        Ok(ToolCall { choice, call, id, name, arguments })
+    }
+}
+
+/// Tells a part of a call that says something.
+pub(super) fn tell_call(call: ToolCall<'_>, each: Each<'_>) {
+    if call.id.is_some() || call.name.is_some() || call.arguments.is_some() {
+        each(Delta::ToolCall(call));
     }
 }
 
@@ -139,20 +152,14 @@ pub(super) fn read_finish(reason: &[u8]) -> Finish<'_> {
 }
 
 fn read_usage(usage: Value<'_>) -> Result<Usage, Malformed> {
-    let [input, output, total, read, written] = usage.members([
-        b"prompt_tokens",
-        b"completion_tokens",
-        b"total_tokens",
-        b"prompt_tokens_details",
-        b"completion_tokens_details",
-    ])?;
-    let [cached] = read.members([b"cached_tokens"])?;
-    let [reasoning] = written.members([b"reasoning_tokens"])?;
-    Ok(Usage {
-        input: input.number(),
-        output: output.number(),
-        total: total.number(),
-        cached: cached.number(),
-        reasoning: reasoning.number(),
-    })
+    Usage::of_openai(
+        usage,
+        [
+            b"prompt_tokens",
+            b"completion_tokens",
+            b"total_tokens",
+            b"prompt_tokens_details",
+            b"completion_tokens_details",
+        ],
+    )
 }

@@ -150,20 +150,14 @@ fn status_value(text: &'static [u8]) -> Value<'static> {
 }
 
 fn read_usage(usage: Value<'_>) -> Result<Usage, Malformed> {
-    let [input, output, total, read, written] = usage.members([
-        b"input_tokens",
-        b"output_tokens",
-        b"total_tokens",
-        b"input_tokens_details",
-        b"output_tokens_details",
-    ])?;
-    let [cached] = read.members([b"cached_tokens"])?;
-    let [reasoning] = written.members([b"reasoning_tokens"])?;
-    Ok(Usage {
-        input: input.number(),
-        output: output.number(),
-        total: total.number(),
-        cached: cached.number(),
-        reasoning: reasoning.number(),
-    })
+    Usage::of_openai(
+        usage,
+        [
+            b"input_tokens",
+            b"output_tokens",
+            b"total_tokens",
+            b"input_tokens_details",
+            b"output_tokens_details",
+        ],
+    )
 }
