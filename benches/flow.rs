@@ -8,53 +8,21 @@
 //! One frame a read is a steady stream, 64 KiB a read a burst; `kept` passes the upstream's own
 //! chunks on, `rechunked` writes chunks around the frames of a body that came without any.
 
+mod queue;
+
 use std::hint::black_box;
-use std::io::IoSlice;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use millstream::dialect::Dialect;
 use millstream::flow::stream::{Marks, Outgoing, Stream};
 use millstream::http1::body::BodyDecoder;
 use millstream::http1::head::BodyFraming;
-use millstream::limits::WRITE_SLICES_MAX;
+use queue::put;
 
 const MARKS: Marks = Marks { high: 256 << 10, low: 64 << 10, frame_max: 8 << 20 };
 
 fn stream(from: BodyFraming) -> Stream {
     Stream::events(BodyDecoder::new(from), Outgoing::Chunked, MARKS, Dialect::OpenAiChat)
-}
-
-/// Takes all that is queued; returns how many bytes it was.
-fn take(stream: &mut Stream) -> usize {
-    let mut taken = 0;
-    while stream.buffer().queued() > 0 {
-        let n = match stream.buffer().single() {
-            Some(bytes) => black_box(bytes).len(),
-            None => {
-                let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
-                let used = stream.buffer().gather(&mut slices);
-                black_box(&slices[..used]).iter().map(|slice| slice.len()).sum()
-            }
-        };
-        stream.sent(n);
-        taken += n;
-    }
-    stream.settle();
-    taken
-}
-
-/// Puts `bytes` through in reads as large as the buffer's room; returns the bytes that came out.
-fn put(stream: &mut Stream, mut bytes: &[u8]) -> usize {
-    let mut out = 0;
-    while !bytes.is_empty() {
-        let room = stream.room();
-        let n = room.len().min(bytes.len());
-        room[..n].copy_from_slice(&bytes[..n]);
-        assert_eq!(stream.received(n).expect("in order"), 0);
-        out += take(stream);
-        bytes = &bytes[n..];
-    }
-    out
 }
 
 fn flow(criterion: &mut Criterion) {

@@ -8,8 +8,9 @@
 //! `told`: the same frame put through a stream's whole flow, a frame a read and a burst a read,
 //! beside passthrough and a bare copy of its bytes.
 
+mod queue;
+
 use std::hint::black_box;
-use std::io::IoSlice;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -18,10 +19,10 @@ use millstream::dialect::read::{Delta, Increments, Reader};
 use millstream::flow::stream::{Marks, Outgoing, Stream};
 use millstream::http1::body::BodyDecoder;
 use millstream::http1::head::BodyFraming;
-use millstream::limits::WRITE_SLICES_MAX;
 use millstream::shape::chunks::OpenAiRule;
 use millstream::shape::tokens::TokensRule;
 use millstream::shape::{Naming, Shaping};
+use queue::put;
 use serde::Deserialize;
 
 const MARKS: Marks = Marks { high: 16 << 20, low: 8 << 20, frame_max: 1 << 20 };
@@ -107,33 +108,6 @@ fn reading(criterion: &mut Criterion) {
         });
     });
     group.finish();
-}
-
-/// Takes all that is queued; returns how many bytes it was.
-fn take(stream: &mut Stream) -> usize {
-    let mut taken = 0;
-    while stream.buffer().queued() > 0 {
-        let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
-        let used = stream.buffer().gather(&mut slices);
-        let n = black_box(&slices[..used]).iter().map(|slice| slice.len()).sum();
-        stream.sent(n);
-        taken += n;
-    }
-    stream.settle();
-    taken
-}
-
-fn put(stream: &mut Stream, mut bytes: &[u8]) -> usize {
-    let mut out = 0;
-    while !bytes.is_empty() {
-        let room = stream.room();
-        let n = room.len().min(bytes.len());
-        room[..n].copy_from_slice(&bytes[..n]);
-        assert_eq!(stream.received(n).expect("in order"), 0);
-        out += take(stream);
-        bytes = &bytes[n..];
-    }
-    out
 }
 
 fn stream(dialect: Dialect, shaping: &Shaping) -> Stream {

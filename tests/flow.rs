@@ -1,12 +1,13 @@
 //! What the flow of one direction must keep to in its corners, by its public face alone.
 
-use std::io::IoSlice;
+mod queue;
 
 use millstream::dialect::Dialect;
 use millstream::flow::stream::{Marks, Outgoing, Stream};
 use millstream::http1::body::BodyDecoder;
 use millstream::http1::head::BodyFraming;
-use millstream::limits::{READ_BUFFER_BYTES, WRITE_SLICES_MAX};
+use millstream::limits::READ_BUFFER_BYTES;
+use queue::drain;
 
 const MARKS: Marks = Marks { high: 1 << 20, low: 1 << 19, frame_max: 100_000 };
 
@@ -19,19 +20,6 @@ fn receive(stream: &mut Stream, mut bytes: &[u8]) {
         let taken = stream.receive_copy(bytes).expect("in order");
         bytes = &bytes[taken..];
     }
-}
-
-fn drain(stream: &mut Stream) -> Vec<u8> {
-    let mut out = Vec::new();
-    while stream.buffer().queued() > 0 {
-        let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
-        let used = stream.buffer().gather(&mut slices);
-        let before = out.len();
-        out.extend(slices[..used].iter().flat_map(|slice| slice.iter().copied()));
-        stream.sent(out.len() - before);
-    }
-    stream.settle();
-    out
 }
 
 /// A limit may run out while the end waits to be written; the error must not follow the last

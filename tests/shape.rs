@@ -3,6 +3,7 @@
 
 #[path = "shape/fixtures.rs"]
 mod fixtures;
+mod queue;
 #[path = "shape/splits.rs"]
 mod splits;
 #[path = "shape/stream.rs"]

@@ -1,7 +1,6 @@
 //! Shaped streams on the relay's own path, without sockets: body framing on both sides, marks,
 //! limits, and what the relay says itself.
 
-use std::io::IoSlice;
 use std::sync::Arc;
 
 use millstream::dialect::{Dialect, ErrorText};
@@ -9,12 +8,13 @@ use millstream::flow::stream::{Marks, Outgoing, Stream, StreamFault};
 use millstream::http1::body::{BodyDecoder, Step};
 use millstream::http1::chunked::ChunkedDecoder;
 use millstream::http1::head::BodyFraming;
-use millstream::limits::{SHAPED_READ_BYTES, WRITE_SLICES_MAX};
+use millstream::limits::SHAPED_READ_BYTES;
 use millstream::outcome::Outcome;
 use millstream::shape::Shaping;
 use millstream::shape::tokens::TokensRule;
 
 use crate::fixtures::all;
+use crate::queue::drain;
 use crate::told::{full_tokens, openai, raw_tokens, shaped, shaper};
 
 const MARKS: Marks = Marks { high: 256 << 10, low: 128 << 10, frame_max: 20_000 };
@@ -40,19 +40,6 @@ fn receive(stream: &mut Stream, mut bytes: &[u8]) -> Result<(), StreamFault> {
         bytes = &bytes[taken..];
     }
     Ok(())
-}
-
-fn drain(stream: &mut Stream) -> Vec<u8> {
-    let mut out = Vec::new();
-    while stream.buffer().queued() > 0 {
-        let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
-        let used = stream.buffer().gather(&mut slices);
-        let before = out.len();
-        out.extend(slices[..used].iter().flat_map(|slice| slice.iter().copied()));
-        stream.sent(out.len() - before);
-    }
-    stream.settle();
-    out
 }
 
 fn chunked(parts: &[&[u8]]) -> Vec<u8> {
