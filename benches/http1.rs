@@ -86,6 +86,8 @@ fn heads(criterion: &mut Criterion) {
             framing: BodyFraming::Chunked,
             close: false,
             stream: true,
+            stream_id: None,
+            stream_id: None,
             request_id: "0123456789abcdef0123456789abcdef",
             version: Version::Http11,
             head_only_length: None,

@@ -125,6 +125,17 @@ pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// with both of its peers', and is 4.5.
 pub const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 
+/// Bytes of frames kept of a resumable stream, least value of `--resume-bytes`: half of it is the
+/// longest frame.
+pub const RESUME_BYTES_MIN: usize = 16 * 1024;
+/// Time in which an older connection of a stream must acknowledge something once a newer one has
+/// come: a live client does so within one round trip and TCP's first retransmissions.
+pub const SUSPECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Readers of one stream at once: a few tabs, and connections that are dead and not known to be.
+pub const READERS_MAX: usize = 16;
+/// Connections that may wait for the worker that owns their stream to take them over.
+pub const HANDED_OVER_MAX: usize = 1024;
+
 /// Connections the admin listener answers at once.
 pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 /// Descriptors the process keeps for itself beside workers and streams: standard streams, logs,

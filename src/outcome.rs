@@ -54,6 +54,15 @@ outcomes! {
     ClientGone = "client_gone",
     /// The client took no byte within `--write-timeout`.
     ClientStalled = "client_stalled",
+    /// The client read so much slower than another reader of its stream that what it still wanted
+    /// was no longer kept.
+    ClientLagging = "client_lagging",
+    /// The client asked for the end of its stream.
+    Cancelled = "cancelled",
+    /// A client wanted to go on with a stream that is not known, or not its own.
+    StreamUnknown = "stream_unknown",
+    /// A client wanted to go on where frames are no longer kept.
+    StreamGap = "stream_gap",
     /// The client did not send its request in time.
     RequestTimeout = "request_timeout",
     /// The client's request was malformed, too large, or not of a kind the relay carries.

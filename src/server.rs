@@ -19,7 +19,10 @@ use crate::net::runtime::Driver;
 use crate::net::table;
 use crate::net::tls::config::{DownstreamTls, Tls, UpstreamTls};
 use crate::relay::CoreParts;
+use crate::relay::resume::ResumeParts;
+use crate::relay::resume::handover::Neighbours;
 use crate::relay::routing::RouteParts;
+use crate::sse::sequence::Epoch;
 use crate::telemetry::log::{self as access, AccessLog};
 use crate::telemetry::metrics::WorkerMetrics;
 use crate::telemetry::streams::StreamInfo;
@@ -65,13 +68,15 @@ impl Server {
         let (addresses, listeners) = bind_all(&plan.listeners, plan.workers)?;
         let cpus = allowed_cpus();
         let mut controls = Vec::new();
+        let mut resume = resume_parts(plan)?;
         let (mut workers, mut metrics, mut snapshots) = (Vec::new(), Vec::new(), Vec::new());
         let mut driver = None;
         for (number, listeners) in listeners.into_iter().enumerate() {
             let (ours, theirs) = UnixStream::pair()?;
             let (snapshot_to, snapshot_from) = sync_channel(1);
             let (started_to, started_from) = sync_channel(1);
-            let core = core_parts(plan, number, &groups, &routes, &access_log);
+            let mut core = core_parts(plan, number, &groups, &routes, &access_log);
+            core.resume = resume.pop();
             let cells = Arc::clone(&core.metrics);
             let parts = WorkerParts {
                 core,
@@ -188,6 +193,23 @@ fn unverified(plan: &Plan) -> impl Iterator<Item = &Endpoint> {
     endpoints.filter(|endpoint| endpoint.tls.as_ref().is_some_and(|tls| tls.insecure))
 }
 
+/// What keeping streams takes, for each worker, the last first; none where no route does that.
+fn resume_parts(plan: &Plan) -> io::Result<Vec<ResumeParts>> {
+    if !plan.resumes() {
+        return Ok(Vec::new());
+    }
+    let mut epoch = [0; 6];
+    aws_lc_rs::rand::fill(&mut epoch).map_err(|_| io::Error::other("no random bytes"))?;
+    let mut neighbours =
+        if plan.workers > 1 { Neighbours::connect(plan.workers)? } else { Vec::new() };
+    let parts = (0..plan.workers).map(|_| ResumeParts {
+        epoch: Epoch::new(epoch),
+        bytes_max: plan.resume_memory / plan.workers,
+        neighbours: neighbours.pop(),
+    });
+    Ok(parts.collect())
+}
+
 fn core_parts(
     plan: &Plan,
     worker: usize,
@@ -202,6 +224,7 @@ fn core_parts(
         plan: plan.exchange.clone(),
         routes: routes.to_vec(),
         groups: groups.clone(),
+        resume: None,
         metrics,
         access: access.clone(),
         // Shares are rounded up: a limit of 1 must not be 0 on the second core.

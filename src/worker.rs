@@ -5,15 +5,12 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::panic::AssertUnwindSafe;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::{Duration, Instant};
-
-use pin_project_lite::pin_project;
 
 use crate::clock;
 use crate::config::plan::Io;
@@ -25,6 +22,8 @@ use crate::net::table;
 use crate::net::timer;
 use crate::net::tls::config::DownstreamTls;
 use crate::net::wait::poll_deadline;
+use crate::relay::resume::handover::{self, Neighbours};
+use crate::relay::task::spawn_caught;
 use crate::relay::{Core, CoreParts, Stage, connection};
 use crate::telemetry::streams::StreamInfo;
 
@@ -77,7 +76,9 @@ impl WorkerParts {
     /// The descriptors it is given.
     pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
         let listeners = self.listeners.iter().map(|(listener, _)| listener.as_raw_fd());
-        listeners.chain([self.control.as_raw_fd()])
+        let neighbours = self.core.resume.iter().flat_map(|resume| resume.neighbours.iter());
+        let neighbours = neighbours.flat_map(Neighbours::descriptors);
+        listeners.chain([self.control.as_raw_fd()]).chain(neighbours)
     }
 }
 
@@ -104,6 +105,7 @@ pub fn run(parts: WorkerParts) {
         for (listener, tls) in listeners {
             monoio::spawn(accept(Rc::clone(&core), listener, tls));
         }
+        monoio::spawn(handover::take_over(Rc::clone(&core)));
         monoio::spawn(keep_time(Rc::clone(&core)));
         monoio::spawn(sweep(Rc::clone(&core)));
         control_loop(&core, control, &snapshots).await;
@@ -253,43 +255,6 @@ fn spawn_connection(
         }
     };
     spawn_caught(core, connection::serve(Rc::clone(core), transport, peer));
-}
-
-fn spawn_caught(core: &Rc<Core>, serve: impl Future<Output = ()> + 'static) {
-    monoio::spawn(Caught { future: serve, core: Rc::clone(core) });
-}
-
-pin_project! {
-    /// A connection's task. A panic is caught at its boundary: it ends this connection and no
-    /// other.
-    struct Caught<F> {
-        // In the task itself, so that all a stream needs when it wakes lies in one place.
-        #[pin]
-        future: F,
-        core: Rc<Core>,
-    }
-}
-
-impl<F: Future<Output = ()>> Future for Caught<F> {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.project();
-        let future = this.future;
-        // Unwind safe: after a panic the future is only dropped, and what it shares with others
-        // (cells of counters, the pool) is consistent between any two statements.
-        match std::panic::catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
-            Ok(polled) => polled,
-            Err(_) => {
-                this.core.metrics.panics.inc();
-                log::error!(
-                    "a fault of the relay ended one connection (see the panic above, and the \
-                     access log for `panicked`)"
-                );
-                Poll::Ready(())
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -183,6 +183,7 @@ fn check_response(head: &ResponseHead, bytes: &[u8], how: u8) {
         framing: if framing == BodyFraming::Close { BodyFraming::Chunked } else { framing },
         close: how & 1 != 0,
         stream: head.is_event_stream() && how & 2 != 0,
+        stream_id: None,
         request_id: "id-1",
         version: if how & 4 == 0 { Version::Http11 } else { Version::Http10 },
         head_only_length: None,

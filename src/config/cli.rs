@@ -226,6 +226,49 @@ pub struct ServeArgs {
     #[arg(long, help_heading = "Upstream")]
     pub half_close: bool,
 
+    /// Number the frames of event streams and keep them for a while, so that a client whose
+    /// connection was lost goes on where it was [default: off; e.g. --resume]
+    #[arg(long, help_heading = "Resume")]
+    pub resume: bool,
+    /// Bytes of frames kept of each resumable stream [default: 1m; e.g. 256k]
+    #[arg(long, value_name = "SIZE", help_heading = "Resume", value_parser = size, default_value = "1m", hide_default_value = true)]
+    pub resume_bytes: u64,
+    /// Bytes of frames kept of all of them, by the whole process: over it what is finished goes
+    /// first [default: 256m; e.g. 2g]
+    #[arg(long, value_name = "SIZE", help_heading = "Resume", value_parser = size, default_value = "256m", hide_default_value = true)]
+    pub resume_memory: u64,
+    /// Time a finished stream is kept [default: 60s; e.g. 5m]
+    #[arg(long, value_name = "DURATION", help_heading = "Resume", value_parser = duration, default_value = "60s", hide_default_value = true)]
+    pub resume_keep: Duration,
+    /// Time a stream goes on whose client is gone, until it comes back; then it is cancelled
+    /// upstream [default: 30s; e.g. 2m]
+    #[arg(long, value_name = "DURATION", help_heading = "Resume", value_parser = duration, default_value = "30s", hide_default_value = true)]
+    pub detach_grace: Duration,
+    /// Time after which an EventSource is told to come back [default: 1s; e.g. 500ms]
+    #[arg(long, value_name = "DURATION", help_heading = "Resume", value_parser = duration, default_value = "1s", hide_default_value = true)]
+    pub resume_retry: Duration,
+    /// Request fields by which a client shows that the stream is its own, comma-separated
+    /// [default: authorization,x-api-key,api-key,x-goog-api-key; e.g. authorization,cookie]
+    #[arg(
+        long,
+        value_name = "FIELDS",
+        help_heading = "Resume",
+        value_delimiter = ',',
+        default_value = "authorization,x-api-key,api-key,x-goog-api-key",
+        hide_default_value = true
+    )]
+    pub resume_credentials: Vec<String>,
+    /// What becomes of the upstream's own event ids: comment keeps them readable, drop does not
+    /// [default: comment; e.g. drop]
+    #[arg(
+        long,
+        value_name = "HOW",
+        help_heading = "Resume",
+        default_value = "comment",
+        hide_default_value = true
+    )]
+    pub resume_upstream_id: super::plan::UpstreamId,
+
     /// The flags that were given, for a file to stand behind them.
     #[arg(skip)]
     pub(super) given: Layer,

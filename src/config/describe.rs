@@ -69,6 +69,7 @@ impl Plan {
             ("half-close", if x.half_close { "allowed" } else { "means leaving" }.to_owned()),
             ("drain grace", format!("{:?}", x.drain_grace)),
             ("access log", format!("{:?}", self.access_log)),
+            ("kept for resume", format!("{} bytes at most", self.resume_memory)),
         ]
     }
 
@@ -107,6 +108,7 @@ impl Plan {
         rows.push(("stream timeout", off(x.stream_timeout)));
         rows.push(("heartbeat", off(x.heartbeat)));
         rows.push(("retries", retries(x)));
+        rows.push(("resume", resume(x)));
         rows
     }
 }
@@ -159,8 +161,18 @@ fn exchange_rows(x: &ExchangePlan) -> Rows {
         ("stream timeout", off(x.stream_timeout)),
         ("heartbeat", off(x.heartbeat)),
         ("retries", retries(x)),
+        ("resume", resume(x)),
         ("pool", format!("{} idle per worker for {:?}", x.pool.idle_max, x.pool.idle_timeout)),
     ]
+}
+
+fn resume(x: &ExchangePlan) -> String {
+    let Some(resume) = &x.resume else { return "off".to_owned() };
+    let (terms, credentials) = (&resume.terms, resume.credentials.join(", "));
+    format!(
+        "{} bytes a stream, {:?} behind its end, {:?} without a reader, same {credentials}",
+        terms.limits.bytes_max, terms.keep, terms.grace
+    )
 }
 
 fn retries(x: &ExchangePlan) -> String {

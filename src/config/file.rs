@@ -328,7 +328,10 @@ fn routes(source: &Source<'_>, parts: &Parts, given: &Layer, plan: &mut Plan) {
             request_fields: written.request_fields.clone(),
             response_fields: written.response_fields.clone(),
             forwards_credentials: written.forwards_credentials.is_some(),
-            cors: written.cors.clone(),
+            cors: written.cors.clone().map(|cors| match exchange.resume {
+                Some(_) => cors.for_coming_back(),
+                None => cors,
+            }),
             in_flight_max: written.in_flight_max,
             exchange,
         });

@@ -7,10 +7,11 @@ use std::time::Duration;
 use super::cli::ServeArgs;
 use super::layer::Places;
 use crate::dialect::Dialect;
+use crate::flow::replay::{Limits, Terms, UpstreamIds};
 use crate::http1::edits::Secret;
 use crate::limits::{
     DESCRIPTORS_PER_STREAM, DESCRIPTORS_PER_WORKER, DESCRIPTORS_RESERVED, POOL_IDLE_MAX,
-    RETRY_BACKOFF_MAX,
+    RESUME_BYTES_MIN, RETRY_BACKOFF_MAX,
 };
 use crate::route::Route;
 
@@ -138,6 +139,27 @@ pub struct ExchangePlan {
     pub retry: RetryPlan,
     pub pool: PoolPlan,
     pub drain_grace: Duration,
+    pub resume: Option<ResumePlan>,
+}
+
+/// What becomes of an upstream's own event ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum UpstreamId {
+    /// They are kept as comments.
+    Comment,
+    /// They are left out.
+    Drop,
+}
+
+/// How streams are kept for clients that come back.
+#[derive(Clone, Debug)]
+pub struct ResumePlan {
+    /// The terms of each stream's log.
+    pub terms: Terms,
+    /// When an `EventSource` comes back.
+    pub retry: Duration,
+    /// Request fields that must be the same again, in lower case.
+    pub credentials: Box<[Box<str>]>,
 }
 
 /// A provider's key, as its requests carry it.
@@ -218,6 +240,8 @@ pub struct Plan {
     pub log_level: log::LevelFilter,
     /// Access log.
     pub access_log: AccessLogTo,
+    /// Bytes of frames kept for clients that come back, per process.
+    pub resume_memory: usize,
     /// How exchanges are done where no route says otherwise.
     pub exchange: ExchangePlan,
     /// Where the file says so.
@@ -298,9 +322,15 @@ impl Plan {
                 "" => return Err("--access-log: is empty; write a path, - or off".into()),
                 path => AccessLogTo::Path(path.into()),
             },
+            resume_memory: usize_of("--resume-memory", args.resume_memory)?,
             exchange,
             places: Places::default(),
         })
+    }
+
+    /// Whether any stream is kept.
+    pub fn resumes(&self) -> bool {
+        self.routes.iter().any(|route| route.exchange.resume.is_some())
     }
 
     /// Adds an upstream group.
@@ -391,6 +421,54 @@ pub(super) fn exchange_plan(
         },
         pool: PoolPlan { idle_max: pool_idle_max, idle_timeout: args.pool_idle_timeout },
         drain_grace: args.drain_grace,
+        resume: if args.resume { Some(resume_plan(args, high, low)?) } else { None },
+    })
+}
+
+/// How streams are kept, by these arguments.
+fn resume_plan(args: &ServeArgs, high: usize, low: usize) -> Result<ResumePlan, String> {
+    let bytes_max = usize_of("--resume-bytes", args.resume_bytes)?;
+    if bytes_max < RESUME_BYTES_MIN {
+        return Err(format!("--resume-bytes: {bytes_max} bytes is too small; write 16k or more"));
+    }
+    if args.resume_memory < args.resume_bytes {
+        return Err(format!(
+            "--resume-memory: {} bytes is less than --resume-bytes keeps of one stream; raise it",
+            args.resume_memory
+        ));
+    }
+    for (flag, value) in
+        [("--resume-retry", args.resume_retry), ("--resume-keep", args.resume_keep)]
+    {
+        if value.is_zero() {
+            return Err(format!("{flag}: 0 leaves no time to come back; write e.g. 1s"));
+        }
+    }
+    let is_name = |name: &&String| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    if let Some(name) = args.resume_credentials.iter().find(|name| !is_name(name)) {
+        return Err(format!(
+            "--resume-credentials: {name:?} is no field's name; write e.g. authorization,cookie"
+        ));
+    }
+    let frame_max = usize_of("--max-frame-bytes", args.max_frame_bytes)?;
+    // What is behind and what came before have half of the log each, whatever the marks.
+    let (high, low) = (high.min(bytes_max / 2), low.min(bytes_max / 4));
+    let limits = Limits { bytes_max, high, low, frame_max: frame_max.min(bytes_max / 2) };
+    let upstream_ids = match args.resume_upstream_id {
+        UpstreamId::Comment => UpstreamIds::Comment,
+        UpstreamId::Drop => UpstreamIds::Drop,
+    };
+    let (keep, grace) = (args.resume_keep, args.detach_grace);
+    Ok(ResumePlan {
+        terms: Terms { limits, upstream_ids, keep, grace },
+        retry: args.resume_retry,
+        credentials: args
+            .resume_credentials
+            .iter()
+            .map(|name| name.to_ascii_lowercase().into())
+            .collect(),
     })
 }
 
@@ -454,7 +532,9 @@ pub(super) fn streams_max(
     workers: usize,
     (pool_idle_max, listeners): (usize, usize),
 ) -> Result<usize, String> {
-    let worker = DESCRIPTORS_PER_WORKER + 2 * listeners as u64;
+    // The ways from each worker to the others, for clients that come back to a stream.
+    let ways = if workers > 1 && args.resume { workers as u64 + 2 } else { 0 };
+    let worker = DESCRIPTORS_PER_WORKER + 2 * listeners as u64 + ways;
     let own = DESCRIPTORS_RESERVED.saturating_add(worker * workers as u64);
     let pooled = (pool_idle_max as u64).saturating_mul(workers as u64);
     let streams = |kept: u64| {

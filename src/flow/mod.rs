@@ -2,6 +2,7 @@
 //! up. Bytes and `now` go in, bytes and deadlines come out.
 
 pub mod deadlines;
+pub mod replay;
 pub mod stream;
 pub mod timers;
 pub mod write_buffer;

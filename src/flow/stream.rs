@@ -27,7 +27,7 @@ use crate::http1::chunked::{encode_chunk_line, whole_chunk};
 use crate::limits::READ_BUFFER_BYTES;
 use crate::shape::Shaper;
 use crate::sse::BOM;
-use crate::sse::scanner::Scanner;
+use events::Events;
 use shaped::Shaped;
 
 pub use fault::StreamFault;
@@ -79,21 +79,6 @@ pub struct Carried {
     pub bytes_out: u64,
     /// Crossings of the high-water mark.
     pub pauses: u32,
-}
-
-#[derive(Debug)]
-struct Events {
-    scanner: Scanner,
-    dialect: Dialect,
-    /// The first bytes of the frame in progress, for telling the dialect's last event.
-    prefix: [u8; Dialect::TERMINAL_PREFIX_BYTES],
-    prefix_len: usize,
-    /// The dialect's last event has passed.
-    terminal: bool,
-    /// A frame above the limit is on its way in pieces; nothing may be inserted until it ends.
-    overlong: bool,
-    /// A frame of our own went out before any payload.
-    own_first: bool,
 }
 
 /// What a read has shown may go out. Positions.
@@ -222,15 +207,7 @@ impl Stream {
         marks: Marks,
         dialect: Dialect,
     ) -> Self {
-        let events = Events {
-            scanner: Scanner::default(),
-            dialect,
-            prefix: [0; Dialect::TERMINAL_PREFIX_BYTES],
-            prefix_len: 0,
-            terminal: false,
-            overlong: false,
-            own_first: false,
-        };
+        let events = Events::new(dialect);
         Self { events: Some(events), ..Self::opaque(decoder, outgoing, marks) }
     }
 
@@ -581,13 +558,19 @@ impl Stream {
     /// does; `timeout` says that a limit ran out. False where nothing was queued: no event stream,
     /// no room for a frame, or an error of the provider's was told already.
     pub fn tell(&mut self, text: &ErrorText<'_>, timeout: bool) -> bool {
+        let frame = self.error_frame(text, timeout);
+        self.insert(&frame)
+    }
+
+    /// The frame that tells a failure in the stream's words; empty where there is none.
+    pub fn error_frame(&mut self, text: &ErrorText<'_>, timeout: bool) -> Vec<u8> {
         let mut frame = Vec::new();
         match (&mut self.shaped, &self.events) {
             (Some(shaped), _) => shaped.error(text, timeout, &mut frame),
             (None, Some(events)) => events.dialect.error_frame(text, &mut frame),
             (None, None) => {}
         }
-        self.insert(&frame)
+        frame
     }
 
     /// The frame that keeps this stream alive, where its reader bears one.
@@ -757,42 +740,7 @@ fn take_whole_chunks(events: Option<&mut Events>, carried: &mut Carried, bytes: 
     at
 }
 
-impl Events {
-    /// Scans payload; returns the frames that ended in it and the offset after the last.
-    fn take(&mut self, payload: &[u8]) -> (u64, usize) {
-        let scan = self.scanner.scan(payload);
-        if scan.frames > 0 {
-            let start = if scan.last_continued { 0 } else { scan.last };
-            let prefix = if scan.last_continued {
-                self.keep_prefix(&payload[start..scan.end]);
-                &self.prefix[..self.prefix_len]
-            } else {
-                &payload[start..scan.end.min(start + self.prefix.len())]
-            };
-            if self.dialect == Dialect::Generic
-                && let Some(dialect) = Dialect::from_first_frame(prefix)
-            {
-                self.dialect = dialect;
-            }
-            self.terminal |= self.dialect.is_terminal(prefix);
-        }
-        if scan.end > 0 {
-            self.prefix_len = 0;
-            self.overlong = false;
-        }
-        if scan.end < payload.len() {
-            self.keep_prefix(&payload[scan.end..]);
-        }
-        (u64::from(scan.frames), scan.end)
-    }
-
-    fn keep_prefix(&mut self, bytes: &[u8]) {
-        let n = bytes.len().min(self.prefix.len() - self.prefix_len);
-        self.prefix[self.prefix_len..self.prefix_len + n].copy_from_slice(&bytes[..n]);
-        self.prefix_len += n;
-    }
-}
-
+mod events;
 mod fault;
 mod shaped;
 #[cfg(test)]

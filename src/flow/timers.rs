@@ -78,6 +78,11 @@ impl Timers {
         std::mem::take(&mut self.stale)
     }
 
+    /// Something else may be due before the next deadline known here.
+    pub fn touch(&mut self) {
+        self.stale = true;
+    }
+
     /// Bytes came from upstream.
     #[inline]
     pub fn read(&mut self, now: Instant) {

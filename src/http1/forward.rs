@@ -70,6 +70,8 @@ pub struct ForwardResponse<'a> {
     pub close: bool,
     /// It is an event stream.
     pub stream: bool,
+    /// The stream's name, where it is kept for clients that come back.
+    pub stream_id: Option<&'a str>,
     /// The exchange's id.
     pub request_id: &'a str,
     /// The client's version.
@@ -239,6 +241,7 @@ pub fn encode_response(head: &ResponseHead, forward: &ForwardResponse<'_>, out: 
         }
         match field.known {
             Name::CacheControl | Name::XAccelBuffering if forward.stream => {}
+            _ if forward.stream_id.is_some() && is_named(&field, "x-stream-id") => {}
             _ if changes.cors.is_some() && is_cors(field.name) => {}
             _ if changes.edits.is_some_and(|edits| edits.stops(field.name)) => {}
             Name::ContentType if forward.stream && memchr::memchr(b'=', field.value).is_none() => {
@@ -262,6 +265,9 @@ pub fn encode_response(head: &ResponseHead, forward: &ForwardResponse<'_>, out: 
         put(out, "Date", httpdate::fmt_http_date(forward.received).as_bytes());
     }
     put(out, "X-Request-Id", forward.request_id.as_bytes());
+    if let Some(id) = forward.stream_id {
+        put(out, "X-Stream-Id", id.as_bytes());
+    }
     put_framing(out, forward.framing);
     // RFC 9110, section 8.6: never with 204, not even where the upstream did.
     if let Some(length) = forward.head_only_length.filter(|_| head.status() != 204) {
@@ -330,6 +336,7 @@ fn phrase(status: u16) -> &'static str {
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
+        410 => "Gone",
         413 => "Content Too Large",
         415 => "Unsupported Media Type",
         414 => "URI Too Long",
@@ -443,6 +450,7 @@ mod tests {
             framing: BodyFraming::Chunked,
             close: false,
             stream: true,
+            stream_id: None,
             request_id: "id-1",
             version: Version::Http11,
             head_only_length: None,

@@ -489,6 +489,12 @@ impl RequestHead {
         self.fields.first(name)
     }
 
+    /// The values of a field, in order.
+    pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let named = move |field: &Field<'_>| field.name.eq_ignore_ascii_case(name.as_bytes());
+        self.entries().filter(named).map(|field| field.value)
+    }
+
     /// The host asked for; that of an absolute target wins (RFC 9112, section 3.2.2).
     pub fn host(&self) -> Option<&str> {
         match self.absolute() {

@@ -312,6 +312,24 @@ impl Watched {
         drop(task);
     }
 
+    /// Takes it out of the set, before another thread has a descriptor of the same socket: then
+    /// closing this one would not.
+    ///
+    /// # Errors
+    /// As `epoll_ctl(2)`.
+    pub fn leave(&self) -> io::Result<()> {
+        SET.with(|set| Ok(epoll::delete(set.epoll()?, &self.fd)?))
+    }
+
+    /// Puts it into the set again.
+    ///
+    /// # Errors
+    /// As `epoll_ctl(2)`.
+    pub fn come_back(&self) -> io::Result<()> {
+        let key = EventData::new_u64(u64::from(self.key));
+        SET.with(|set| Ok(epoll::add(set.epoll()?, &self.fd, key, TOLD)?))
+    }
+
     /// To be called when a read found less than it had room for.
     #[inline]
     pub fn drained(&self) {

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,8 +13,9 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType,
 };
 
+use super::handover;
 use super::ready::Watched;
-use super::tls::session::{Session, Shaken, Wire};
+use super::tls::session::{Packed, Session, Shaken, Wire};
 use super::tls::turns::Turns;
 
 /// What a look at a socket shows, without taking anything from it.
@@ -258,6 +260,36 @@ impl Transport {
         poll_fn(|cx| self.poll_writable(cx)).await;
     }
 
+    /// Bytes sent that the peer's kernel has not acknowledged, TLS's own among them.
+    pub fn unacknowledged(&self) -> i64 {
+        unacknowledged(&self.socket)
+    }
+
+    /// Sends the socket to another thread, under a number. When it has gone, nothing is left here
+    /// but a descriptor to be closed; what there is of TLS is given back, for the other side to
+    /// [secure](Self::secure) it with. `Ok(None)`: too many are on their way.
+    ///
+    /// # Errors
+    /// It did not go, and may be used on.
+    #[allow(clippy::type_complexity)]
+    pub fn send_through(
+        &mut self,
+        way: &OwnedFd,
+        number: u64,
+    ) -> io::Result<Option<Box<Option<Packed>>>> {
+        self.socket.leave()?;
+        match handover::send(way, self.socket.as_fd(), number) {
+            Ok(true) => {
+                let session = self.session.take();
+                Ok(Some(Box::new(session.map(|session| session.into_inner().pack()))))
+            }
+            other => {
+                self.socket.come_back()?;
+                other.map(|_| None)
+            }
+        }
+    }
+
     /// Says goodbye in TLS, without closing: what was sent is all there was to come.
     pub fn close_notify(&self) {
         if let Some(session) = &self.session {
@@ -287,6 +319,21 @@ impl Transport {
     pub fn set_nodelay(&self) {
         let _ = rustix::net::sockopt::set_tcp_nodelay(&self.socket, true);
     }
+}
+
+/// See tcp(7), SIOCOUTQ, which is the same number.
+#[allow(unsafe_code)]
+fn unacknowledged(socket: &Watched) -> i64 {
+    use rustix::ioctl::{Getter, ioctl};
+    /// TIOCOUTQ of asm-generic/ioctls.h.
+    const OUTQ: rustix::ioctl::Opcode = 0x5411;
+    if cfg!(any(target_arch = "powerpc64", target_arch = "mips64", target_arch = "sparc64")) {
+        // There it has another number. Nothing is ever taken for dead by it.
+        return 0;
+    }
+    // SAFETY: the request is one that writes an int, which is what is made room for.
+    let asked = unsafe { ioctl(socket, Getter::<OUTQ, i32>::new()) };
+    asked.map_or(0, i64::from)
 }
 
 /// Connects to `addr`. The future may be dropped at any time.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::answer::{self, Own};
 use super::inbox::{Filled, Inbox};
+use super::resume::handover::{self, Parcel};
 use super::{Core, Registration, Stage, exchange, record};
 use crate::clock;
 use crate::dialect::Dialect;
@@ -17,7 +18,7 @@ use crate::error::{Failure, Phase};
 use crate::http1::Status;
 use crate::http1::head::{RequestHead, parse_request};
 use crate::limits::{LINGER_BYTES_MAX, LINGER_TIMEOUT};
-use crate::net::stream::Transport;
+use crate::net::stream::{Peer, Transport};
 use crate::outcome::Outcome;
 
 /// Time between two warnings about failed TLS handshakes of clients.
@@ -58,6 +59,8 @@ impl After {
 /// What came instead of a request.
 enum Next {
     Request(Box<RequestHead>),
+    /// It was for another worker, which has the connection now.
+    HandedOver,
     /// Nobody is there any more, or nothing is expected: close.
     Over,
     /// Answer with this status, then close.
@@ -77,25 +80,43 @@ pub fn serve(core: Rc<Core>, transport: Transport, peer: SocketAddr) -> impl Fut
     let (inbox, unsent) = (Inbox::default(), Box::default());
     let mut connection = Connection { transport, peer, inbox, unsent, registration };
     // Used where it was captured: an `async fn` would move it and keep the room of both places.
-    async move { requests(&mut connection).await }
+    async move {
+        connection.set_waker().await;
+        if !connection.transport.is_handshaking() || Box::pin(connection.shake_hands()).await {
+            requests(&mut connection, true).await;
+        }
+    }
 }
 
-async fn requests(connection: &mut Connection) {
-    poll_fn(|cx| {
-        connection.registration.set_waker(cx.waker());
-        Poll::Ready(())
-    })
-    .await;
-    if connection.transport.is_handshaking() && !Box::pin(connection.shake_hands()).await {
-        return;
+/// Serves one that another core began, from a request's head on.
+pub(super) fn serve_on(
+    core: Rc<Core>,
+    transport: Transport,
+    parcel: Parcel,
+) -> impl Future<Output = ()> {
+    let registration = core.register();
+    let Parcel { head, peer, inbox, unsent, .. } = parcel;
+    let inbox = Inbox::holding(&inbox);
+    let mut connection = Connection { transport, peer, inbox, unsent, registration };
+    async move {
+        connection.set_waker().await;
+        match exchange::run(&mut connection, head).await {
+            After::KeepAlive => requests(&mut connection, false).await,
+            After::Close => Box::pin(connection.linger()).await,
+            After::Abort => {}
+        }
     }
-    let mut first = true;
+}
+
+/// Serves requests, the `first` of the connection or later ones, to the connection's end.
+async fn requests(connection: &mut Connection, mut first: bool) {
     let after = loop {
         match Box::pin(connection.next(first)).await {
             Next::Request(head) => match exchange::run(connection, head).await {
                 After::KeepAlive => first = false,
                 after => break after,
             },
+            Next::HandedOver => return,
             Next::Over => {
                 connection.transport.close_notify();
                 break After::Abort;
@@ -121,6 +142,24 @@ impl Connection {
     /// Ready when the client may have sent something, or left.
     pub fn stirred(&self, cx: &Context<'_>) -> Poll<()> {
         self.transport.poll_readable(cx)
+    }
+
+    async fn set_waker(&self) {
+        poll_fn(|cx| {
+            self.registration.set_waker(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// Hands the connection to the worker whose stream the request is about, if that is another.
+    fn bring_home(&mut self, head: Box<RequestHead>) -> Next {
+        let Some(owner) = handover::owner(self.core(), &head) else { return Next::Request(head) };
+        if handover::hand_over(self, owner, head) {
+            return Next::HandedOver;
+        }
+        let message = "the worker of this stream has no room; come back in a moment";
+        Next::Refuse(503, "overloaded", message.into())
     }
 
     /// Makes the TLS handshake; false where it is over with the connection.
@@ -191,7 +230,7 @@ impl Connection {
                 match parse_request(self.inbox.bytes(), &mut searched) {
                     Ok(Status::Complete((head, consumed))) => {
                         self.inbox.consume(consumed);
-                        return Next::Request(Box::new(head));
+                        return self.bring_home(Box::new(head));
                     }
                     Ok(Status::Partial) => {}
                     Err(error) => {
@@ -296,6 +335,35 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Looks at the client, whose side became readable: it left, or sends its next request early.
+    /// `watching` becomes false where looking on would show nothing.
+    ///
+    /// # Errors
+    /// It left.
+    pub(super) fn look(&mut self, watching: &mut bool) -> Result<(), Failure> {
+        let gone = |message| Err(Failure::downstream(Phase::Body, Outcome::ClientGone, message));
+        match self.transport.peer() {
+            Peer::Quiet => Ok(()),
+            Peer::Closed if self.core().plan.half_close => {
+                // From here on only a reset or a failing write shows that it left.
+                *watching = false;
+                Ok(())
+            }
+            Peer::Closed => gone("the client closed its connection"),
+            Peer::Reset => gone("the client reset its connection"),
+            Peer::Talking => match self.inbox.fill(&self.transport) {
+                // A full inbox cannot be drained before this exchange is over; a client that
+                // sends so much ahead is noticed leaving by its writes failing.
+                Ok(Filled::Full) => {
+                    *watching = false;
+                    Ok(())
+                }
+                Ok(_) => Ok(()),
+                Err(_) => gone("the client reset its connection"),
+            },
+        }
     }
 
     /// Waits for `work`, which never touches the client, while the client may leave; then `work`

@@ -3,6 +3,7 @@
 //! What an exchange passes only once runs in futures of their own on the heap (`begin`,
 //! `cut`): a stream that waits for its next token keeps no memory for them.
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use super::answer::{self, Own};
@@ -13,19 +14,21 @@ use super::connection::{After, Connection};
 use super::inbox::Inbox;
 use super::pump::{Body, Pump, malformed, send_queued};
 use super::record::Record;
-use super::routing::{self, Unrouted, Way};
+use super::resume::{Seat, reader, request, source};
+use super::routing::{self, RouteState, Unrouted, Way};
 use super::{Core, Stage};
 use crate::clock;
 use crate::dialect::Dialect;
 use crate::dialect::ErrorText;
 use crate::error::{Failure, Side};
+use crate::flow::replay;
 use crate::flow::stream::{Carried, Outgoing, Stream};
 use crate::flow::timers::Timers;
-use crate::http1::Version;
 use crate::http1::body::BodyDecoder;
 use crate::http1::edits::Secret;
 use crate::http1::forward::{ForwardResponse, ResponseChanges, encode_response};
-use crate::http1::head::{BodyFraming, RequestHead};
+use crate::http1::head::{BodyFraming, RequestHead, ResponseHead, parse_response};
+use crate::http1::{Status, Version};
 use crate::limits::{ABORT_DELAY, COLLECTED_BYTES_MAX};
 use crate::net::stream::Transport;
 use crate::net::timer;
@@ -36,12 +39,45 @@ use crate::shape::collect::Collector;
 use crate::shape::{Naming, Shaper, Shaping};
 
 /// A response whose head is queued, or has gone down.
-struct Response {
-    upstream: Transport,
-    body: Body,
+pub(super) struct Response {
+    pub upstream: Transport,
+    pub body: Body,
     framing: Framing,
     /// The upstream sent more than its body.
-    extra: bool,
+    pub extra: bool,
+}
+
+/// What an exchange has come to when it is answered.
+pub(super) enum Begun {
+    /// The response is carried by this task.
+    Plain(Box<Response>),
+    /// It is carried by a task of its own, which keeps it; this one reads it from there.
+    Kept(Box<Kept>),
+    /// The client goes on reading a stream that is kept.
+    Reader(Box<(Seat, Opening)>),
+}
+
+/// A response that is to be kept, and its first reader.
+pub(super) struct Kept {
+    response: Box<Response>,
+    /// Its first bytes were at fault already.
+    fault: Option<Failure>,
+    seat: Seat,
+    opening: Opening,
+}
+
+/// How a reader of a stream that is kept begins, and ends.
+pub(super) struct Opening {
+    /// How frames are sent.
+    pub framing: replay::Framing,
+    /// The client may send another request behind it.
+    pub keep_alive: bool,
+    /// The body ends with its connection.
+    pub to_close: bool,
+    /// What goes first: the head, and when to come back.
+    pub bytes: Vec<u8>,
+    /// The route.
+    pub route: Rc<RouteState>,
 }
 
 /// What its framing allows at its end.
@@ -63,7 +99,12 @@ pub async fn run(connection: &mut Connection, head: Box<RequestHead>) -> After {
     let record =
         Record::open(connection.core(), &connection.registration, connection.peer, &head, dialect);
     let (outcome, after) = match Box::pin(begin(connection, head, &record)).await {
-        Ok(response) => {
+        Ok(Begun::Kept(kept)) => return Box::pin(first(connection, record, kept)).await,
+        Ok(Begun::Reader(reading)) => {
+            let (seat, opening) = *reading;
+            Box::pin(reader::read(connection, Some(&record), seat, opening)).await
+        }
+        Ok(Begun::Plain(response)) => {
             // Beside the rest of the stream's state, not on its own.
             let mut response = unboxed(response);
             let mut pump = Pump {
@@ -91,6 +132,14 @@ pub async fn run(connection: &mut Connection, head: Box<RequestHead>) -> After {
     after
 }
 
+/// Starts the source of a stream that is kept, and is its first reader.
+async fn first(connection: &mut Connection, record: Record, kept: Box<Kept>) -> After {
+    let Kept { response, fault, seat, opening } = unboxed(kept);
+    connection.registration.set_live(None);
+    source::start(connection.core(), seat.slot(), record, (response, fault));
+    reader::read(connection, None, seat, opening).await.1
+}
+
 /// What is in a box, whose memory is given back at once: a box that is moved out of where it
 /// stands keeps it to the end of its scope.
 #[expect(clippy::boxed_local, reason = "it is moved out of its box here")]
@@ -98,7 +147,7 @@ fn unboxed<T>(boxed: Box<T>) -> T {
     *boxed
 }
 
-async fn refuse(
+pub(super) async fn refuse(
     connection: &mut Connection,
     head: &RequestHead,
     record: &Record,
@@ -158,9 +207,9 @@ struct Shape {
     keep_alive: bool,
 }
 
-fn shape(head: &RequestHead, answer: &Answer, serving: bool, events: bool) -> Shape {
+fn shape(head: &RequestHead, answer: &ResponseHead, serving: bool, events: bool) -> Shape {
     let keep_alive = head.keep_alive() && serving;
-    let framing = answer.head.framing(head.method());
+    let framing = answer.framing(head.method());
     let modern = head.version() == Version::Http11;
     let (framing, outgoing, keep_alive) = match framing {
         BodyFraming::None => (BodyFraming::None, Outgoing::Plain, keep_alive),
@@ -177,7 +226,7 @@ async fn begin(
     connection: &mut Connection,
     head: Box<RequestHead>,
     record: &Record,
-) -> Result<Box<Response>, (Outcome, After)> {
+) -> Result<Begun, (Outcome, After)> {
     let known = record.live.dialect.get();
     let way = match routing::resolve(connection.core(), &head, known) {
         Ok(way) => way,
@@ -189,6 +238,9 @@ async fn begin(
         }
     };
     record.routed(&way);
+    if let Some(named) = way.comes_back {
+        return request::come_back(connection, &head, record, &way, named).await;
+    }
     let answered = match attempt::answered(connection, &head, record, &way).await {
         Ok(answered) => answered,
         Err(mut refusal) => {
@@ -196,34 +248,55 @@ async fn begin(
             return Err(refuse(connection, &head, record, refusal).await);
         }
     };
+    record.answered(clock::now());
+    pass_on(connection, &head, record, &way, answered).await
+}
+
+/// The upstream's answer on its way: its head, and what came with it.
+async fn pass_on(
+    connection: &mut Connection,
+    head: &RequestHead,
+    record: &Record,
+    way: &Way,
+    answered: Answered,
+) -> Result<Begun, (Outcome, After)> {
     let Answered { upstream, answer, uploaded, asked, collects } = answered;
     let now = clock::now();
-    record.answered(now);
     let from = answer.head.framing(head.method());
     let events = answer.head.is_event_stream() && from != BodyFraming::None;
     if collects && events {
         let reusable = answer.head.keep_alive() && uploaded;
         let source = Source { upstream, answer, from, reusable };
-        return Err(collected(connection, &head, record, (&way, asked), source).await);
+        return Err(collected(connection, head, record, (way, asked), source).await);
     }
     record.stream.set(events);
     record.live.state.set("streaming");
     let serving = connection.core().stage() == Stage::Serving;
-    let mut shape = shape(&head, &answer, serving, events);
+    let mut shape = shape(head, &answer.head, serving, events);
     shape.keep_alive &= uploaded;
     let shaped = events && !matches!(way.route.route.shaping, Shaping::Passthrough);
-    if shaped && let Some(refusal) = unreadable(&answer, &way) {
+    if shaped && let Some(refusal) = unreadable(&answer, way) {
         upstream.shutdown();
-        return Err(refuse(connection, &head, record, refusal).await);
+        return Err(refuse(connection, head, record, refusal).await);
     }
-    let mut stream = response_stream(connection, record, &shape, from, events);
-    if shaped && let Some(shaper) = shaper(record, &way, asked) {
+    // What is kept is framed for each reader when it is sent.
+    let seat =
+        if events { request::seat(connection.core(), head, way, &answer.head) } else { None };
+    let outgoing = if seat.is_some() { Outgoing::Plain } else { shape.outgoing };
+    let mut stream = response_stream(connection, record, outgoing, from, events);
+    if shaped && let Some(shaper) = shaper(record, way, asked) {
         stream = stream.shaped(shaper);
     }
     // What is left of an interim response goes before it.
     let mut bytes = std::mem::take(&mut connection.unsent).into_vec();
-    response_head(&head, &answer, record, (&shape, &way), events, &mut bytes);
+    let position = seat.as_ref().and_then(reader::Position::of);
+    let named = position.as_ref().map(|position| position.text.as_str());
+    response_head(head, &answer.head, record, (&shape, way), (events, named), &mut bytes);
     record.responded(answer.head.status());
+    let opening = position.map(|position| {
+        let bytes = std::mem::take(&mut bytes);
+        Opening::new(head, way, &shape, &position, bytes)
+    });
     stream.begin(bytes.into_boxed_slice());
     let framing = Framing {
         keep_alive: shape.keep_alive,
@@ -231,15 +304,77 @@ async fn begin(
         from_close: from == BodyFraming::Close,
         to_close: shape.framing == BodyFraming::Close,
     };
-    let timers = Timers::new(&way.route.timeouts, record.started(), now, events);
-    let mut response = Response { upstream, body: Body { stream, timers }, framing, extra: false };
-    match response.take(record, answer.rest, now) {
-        Ok(()) => Ok(Box::new(response)),
-        Err(failure) => Err(cut(connection, record, &mut response, failure).await),
+    // Silence is filled for each reader where there may be several.
+    let heartbeats = events && seat.is_none();
+    let timers = Timers::new(&way.route.timeouts, record.started(), now, heartbeats);
+    let body = Body { stream, timers };
+    let mut response = Response { upstream, body, framing, extra: false };
+    match (response.take(record, answer.rest, now), seat, opening) {
+        (taken, Some(seat), Some(opening)) => {
+            let (response, fault) = (Box::new(response), taken.err());
+            Ok(Begun::Kept(Box::new(Kept { response, fault, seat, opening })))
+        }
+        (Ok(()), ..) => Ok(Begun::Plain(Box::new(response))),
+        (Err(failure), ..) => Err(cut(connection, record, &mut response, failure).await),
+    }
+}
+
+impl Opening {
+    /// That of a stream's reader, whose head is in `bytes`.
+    fn new(
+        head: &RequestHead,
+        way: &Way,
+        shape: &Shape,
+        position: &reader::Position,
+        mut bytes: Vec<u8>,
+    ) -> Self {
+        let framing = match shape.outgoing {
+            Outgoing::Chunked => replay::Framing::Chunked,
+            Outgoing::Plain => replay::Framing::Plain,
+        };
+        let route = Rc::clone(&way.route);
+        let retry = route.route.exchange.resume.as_ref().map(|plan| plan.retry);
+        // Only an EventSource asks by GET.
+        let hint = (retry.unwrap_or_default().as_millis(), head.method() == "GET", framing);
+        reader::put_hint(position, hint, &mut bytes);
+        let to_close = shape.framing == BodyFraming::Close;
+        Self { framing, keep_alive: shape.keep_alive, to_close, bytes, route }
+    }
+
+    /// That of a client that came back.
+    pub(super) fn of_a_reader(
+        connection: &mut Connection,
+        head: &RequestHead,
+        record: &Record,
+        way: &Way,
+        position: &reader::Position,
+    ) -> Self {
+        let serving = connection.core().stage() == Stage::Serving;
+        let own = own_head();
+        let shape = shape(head, &own, serving, true);
+        let mut bytes = std::mem::take(&mut connection.unsent).into_vec();
+        let named = Some(position.text.as_str());
+        response_head(head, &own, record, (&shape, way), (true, named), &mut bytes);
+        record.responded(200);
+        Self::new(head, way, &shape, position, bytes)
+    }
+}
+
+/// The head of an event stream that no upstream answers with.
+fn own_head() -> ResponseHead {
+    let text = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+    match parse_response(text, &mut 0) {
+        Ok(Status::Complete((head, _))) => head,
+        _ => unreachable!("a constant that parses, as a test shows"),
     }
 }
 
 impl Response {
+    /// Whether the upstream's connection can carry another request.
+    pub(super) fn may_be_reused(&self) -> bool {
+        self.framing.reusable && !self.extra
+    }
+
     /// Takes the bytes that came with the head.
     fn take(&mut self, record: &Record, mut rest: Inbox, now: Instant) -> Result<(), Failure> {
         let Body { stream, timers } = &mut self.body;
@@ -266,15 +401,19 @@ impl Response {
 
 /// The whole body has gone down.
 fn finish(connection: &Connection, record: &Record, response: Response) -> (Outcome, After) {
-    let Response { upstream, body: Body { stream, .. }, framing, extra } = response;
-    let core = connection.core();
-    if framing.reusable && !extra {
-        give_back(core, record, upstream);
+    let (outcome, after) = (outcome(&response), After::whole(response.framing.keep_alive));
+    if response.may_be_reused() {
+        give_back(connection.core(), record, response.upstream);
     }
-    let in_order = !framing.from_close && stream.is_finished_by_dialect();
+    (outcome, after)
+}
+
+/// How a body ended that is over in order.
+pub(super) fn outcome(response: &Response) -> Outcome {
+    let stream = &response.body.stream;
+    let in_order = !response.framing.from_close && stream.is_finished_by_dialect();
     let in_order = in_order || (stream.is_events() && stream.is_finished_by_dialect_event());
-    let outcome = if in_order { Outcome::Done } else { Outcome::UpstreamClosed };
-    (outcome, After::whole(framing.keep_alive))
+    if in_order { Outcome::Done } else { Outcome::UpstreamClosed }
 }
 
 /// The body broke off: tells the client, and leaves no end that looks like one.
@@ -315,7 +454,7 @@ async fn collected(
         upstream.shutdown();
         return refuse(connection, head, record, refusal).await;
     }
-    let (plan, core) = (&way.route.route.exchange, std::rc::Rc::clone(connection.core()));
+    let (plan, core) = (&way.route.route.exchange, Rc::clone(connection.core()));
     let response = answer.head.clone();
     let frame_max = core.plan.frame_bytes_max;
     let collector = naming(record, |naming| {
@@ -342,6 +481,7 @@ async fn collected(
         framing: BodyFraming::Length(collected.body.len() as u64),
         close: !keep_alive,
         stream: false,
+        stream_id: None,
         request_id: &record.live.request_id,
         version: head.version(),
         head_only_length: None,
@@ -374,7 +514,7 @@ fn naming<R>(record: &Record, with: impl FnOnce(Naming<'_>) -> R) -> R {
     })
 }
 
-fn give_back(core: &Core, record: &Record, upstream: Transport) {
+pub(super) fn give_back(core: &Core, record: &Record, upstream: Transport) {
     if let Some(used) = &*record.live.upstream.borrow() {
         core.note_pool(used.upstream().pool.give_back(upstream, clock::now()));
     }
@@ -407,38 +547,34 @@ fn shaper(record: &Record, way: &Way, asked: Asked) -> Option<Box<Shaper>> {
 fn response_stream(
     connection: &Connection,
     record: &Record,
-    shape: &Shape,
+    outgoing: Outgoing,
     from: BodyFraming,
     events: bool,
 ) -> Stream {
     let decoder = BodyDecoder::new(from);
     if events {
-        Stream::events(
-            decoder,
-            shape.outgoing,
-            connection.core().marks(),
-            record.live.dialect.get(),
-        )
+        Stream::events(decoder, outgoing, connection.core().marks(), record.live.dialect.get())
     } else {
-        Stream::opaque(decoder, shape.outgoing, connection.core().marks())
+        Stream::opaque(decoder, outgoing, connection.core().marks())
     }
 }
 
 fn response_head(
     head: &RequestHead,
-    answer: &Answer,
+    answer: &ResponseHead,
     record: &Record,
     (shape, way): (&Shape, &Way),
-    events: bool,
+    (events, stream_id): (bool, Option<&str>),
     out: &mut Vec<u8>,
 ) {
     let route = &way.route.route;
-    let announced = answer.head.field("content-length");
+    let announced = answer.field("content-length");
     let announced = announced.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
     let forward = ForwardResponse {
         framing: shape.framing,
         close: !shape.keep_alive,
         stream: events,
+        stream_id,
         request_id: &record.live.request_id,
         version: head.version(),
         head_only_length: announced.filter(|_| shape.framing == BodyFraming::None),
@@ -448,7 +584,7 @@ fn response_head(
             cors: route.cors.as_ref().map(|_| way.cors.as_slice()),
         },
     };
-    encode_response(&answer.head, &forward, out);
+    encode_response(answer, &forward, out);
 }
 
 /// Tells the client in-band what happened, where that is possible, before the abort.

@@ -31,6 +31,18 @@ pub enum Filled {
 }
 
 impl Inbox {
+    /// One with a copy of these bytes, of which a read buffer's can be held.
+    pub fn holding(bytes: &[u8]) -> Self {
+        if bytes.is_empty() {
+            return Self::default();
+        }
+        let mut block = Block::with_room(bytes.len());
+        let len = bytes.len().min(block.size());
+        debug_assert_eq!(len, bytes.len());
+        block.bytes_mut()[..len].copy_from_slice(&bytes[..len]);
+        Self { block: Some(block), start: 0, end: len as u32 }
+    }
+
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         self.block

@@ -13,7 +13,9 @@ pub mod exchange;
 pub mod inbox;
 pub mod pump;
 pub mod record;
+pub mod resume;
 pub mod routing;
+pub mod task;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -28,6 +30,7 @@ use crate::flow::deadlines::Deadlines;
 use crate::flow::stream::Marks;
 use crate::net::tls::turns::Turns;
 use crate::relay::record::Live;
+use crate::relay::resume::{Resume, ResumeParts};
 use crate::relay::routing::{RouteParts, RouteState};
 use crate::route::matching::Router;
 use crate::telemetry::log::AccessLog;
@@ -59,6 +62,8 @@ pub struct Core {
     pub routes: Vec<Rc<RouteState>>,
     /// Where they go.
     pub groups: Vec<Group>,
+    /// Streams that are kept for clients that come back, where any route does that.
+    pub resume: Option<Resume>,
     /// Handshakes, one after the other.
     pub turns: Turns,
     /// When a client's failed handshake was told last.
@@ -98,6 +103,8 @@ pub struct CoreParts {
     pub routes: Vec<RouteParts>,
     /// Where they go: each group's plan, and its endpoints.
     pub groups: Vec<(UpstreamPlan, Vec<EndpointParts>)>,
+    /// What keeping streams takes, where any route does that.
+    pub resume: Option<ResumeParts>,
     /// The worker's counters.
     pub metrics: Arc<WorkerMetrics>,
     /// Where access lines go.
@@ -111,13 +118,14 @@ impl Core {
     pub fn new(parts: CoreParts) -> Rc<Self> {
         let matchings = parts.routes.iter().map(|parts| parts.route.matching.clone());
         let router = Router::new(matchings);
-        let route = |parts| Rc::new(RouteState::new(parts));
+        let route = |(number, parts)| Rc::new(RouteState::new(number, parts));
         Rc::new(Self {
             worker: parts.worker,
             plan: parts.plan,
             router,
-            routes: parts.routes.into_iter().map(route).collect(),
+            routes: parts.routes.into_iter().enumerate().map(route).collect(),
             groups: parts.groups.into_iter().map(|(plan, parts)| Group::new(plan, parts)).collect(),
+            resume: parts.resume.map(|resume| Resume::new(parts.worker, resume)),
             turns: Turns::default(),
             handshake_told: Cell::new(None),
             metrics: parts.metrics,
@@ -205,6 +213,9 @@ impl Core {
         for group in &self.groups {
             self.note_pool(group.sweep(now));
         }
+        if let Some(resume) = &self.resume {
+            resume.sweep(now, &self.metrics);
+        }
         crate::buf::trim();
         let usage = crate::buf::pool_usage();
         self.metrics.buffers_in_use.set(usage.blocks as i64);
@@ -227,13 +238,24 @@ impl Core {
 
     /// Registers a connection for as long as the guard lives.
     fn register(self: &Rc<Self>) -> Registration {
+        self.metrics.connections_active.add(1);
+        self.register_as(true)
+    }
+
+    /// Registers what is no connection, but is woken and waited for like one.
+    fn register_silently(self: &Rc<Self>) -> Registration {
+        self.register_as(false)
+    }
+
+    fn register_as(self: &Rc<Self>, counted: bool) -> Registration {
         let key = self.connections.borrow_mut().insert(Connected {
             waker: None,
             deadline: None,
             live: None,
         });
-        self.metrics.connections_active.add(1);
-        Registration { core: Rc::clone(self), key, noted: Cell::new(None) }
+        // A core has far fewer than 2^32 connections.
+        let key = key as u32;
+        Registration { core: Rc::clone(self), key, noted: Cell::new(None), counted }
     }
 
     /// The marks of every stream.
@@ -265,15 +287,21 @@ impl Core {
 /// A connection's entry in its core.
 pub struct Registration {
     core: Rc<Core>,
-    key: usize,
+    key: u32,
     /// Its deadline as the core knows it, or as it knew it until it was over.
     noted: Cell<Option<Instant>>,
+    /// It is a connection.
+    counted: bool,
 }
 
 impl Registration {
+    fn key(&self) -> usize {
+        self.key as usize
+    }
+
     /// Says which task to wake.
     pub fn set_waker(&self, waker: &Waker) {
-        if let Some(connected) = self.core.connections.borrow_mut().get_mut(self.key) {
+        if let Some(connected) = self.core.connections.borrow_mut().get_mut(self.key()) {
             connected.waker = Some(waker.clone());
         }
     }
@@ -288,9 +316,9 @@ impl Registration {
         }
         if !self.noted.get().is_some_and(|noted| now < noted && noted <= at) {
             let mut connections = self.core.connections.borrow_mut();
-            if let Some(connected) = connections.get_mut(self.key) {
+            if let Some(connected) = connections.get_mut(self.key()) {
                 let before = connected.deadline.replace(at);
-                self.core.note_deadline(self.key, before, at);
+                self.core.note_deadline(self.key(), before, at);
                 self.noted.set(Some(at));
             }
         }
@@ -304,7 +332,7 @@ impl Registration {
     }
 
     fn set_live(&self, live: Option<Rc<Live>>) {
-        if let Some(connected) = self.core.connections.borrow_mut().get_mut(self.key) {
+        if let Some(connected) = self.core.connections.borrow_mut().get_mut(self.key()) {
             connected.live = live;
         }
     }
@@ -312,11 +340,13 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let connected = self.core.connections.borrow_mut().try_remove(self.key);
+        let connected = self.core.connections.borrow_mut().try_remove(self.key());
         if let Some(at) = connected.and_then(|connected| connected.deadline) {
-            self.core.deadlines.borrow_mut().clear(self.key, at);
+            self.core.deadlines.borrow_mut().clear(self.key(), at);
         }
-        self.core.metrics.connections_active.sub(1);
+        if self.counted {
+            self.core.metrics.connections_active.sub(1);
+        }
         if self.core.stage() != Stage::Serving && self.core.connections() == 0 {
             self.core.wake_watchers();
         }
@@ -353,6 +383,7 @@ pub(crate) mod tests {
                 })
                 .collect(),
             plan: plan.exchange,
+            resume: None,
             metrics: Arc::new(WorkerMetrics::new()),
             access: AccessLog::off().0,
             streams_max,

@@ -15,7 +15,6 @@ use std::time::Instant;
 
 use super::Stage;
 use super::connection::Connection;
-use super::inbox::Filled;
 use super::record::Record;
 use crate::buf::{Block, prefetch};
 use crate::clock;
@@ -24,7 +23,7 @@ use crate::flow::stream::{Stream, StreamFault};
 use crate::flow::timers::{Due, Timers};
 use crate::http1::body::Eof;
 use crate::limits::{READS_PER_TURN_MAX, WRITE_SLICES_MAX};
-use crate::net::stream::{Peer, Transport};
+use crate::net::stream::Transport;
 use crate::net::wait::GiveWay;
 use crate::outcome::Outcome;
 
@@ -129,7 +128,7 @@ impl Pump<'_> {
             return Err(failure(Outcome::Drained, "the relay is shutting down"));
         }
         if client_stirred {
-            self.look_downstream()?;
+            self.connection.look(&mut self.watching)?;
         }
         Ok(())
     }
@@ -298,30 +297,6 @@ impl Pump<'_> {
             // Written by the turn that follows.
         }
         self.body.timers.skip_heartbeat(now);
-    }
-
-    /// The client's side became readable: it left, or sends its next request early.
-    fn look_downstream(&mut self) -> Result<(), Failure> {
-        match self.connection.transport.peer() {
-            Peer::Quiet => Ok(()),
-            Peer::Closed if self.connection.core().plan.half_close => {
-                // From here on only a reset or a failing write shows that it left.
-                self.watching = false;
-                Ok(())
-            }
-            Peer::Closed => Err(gone(Outcome::ClientGone, "the client closed its connection")),
-            Peer::Reset => Err(gone(Outcome::ClientGone, "the client reset its connection")),
-            Peer::Talking => match self.connection.inbox.fill(&self.connection.transport) {
-                // A full inbox cannot be drained before this exchange is over; a client that
-                // sends so much ahead is noticed leaving by its writes failing.
-                Ok(Filled::Full) => {
-                    self.watching = false;
-                    Ok(())
-                }
-                Ok(_) => Ok(()),
-                Err(_) => Err(gone(Outcome::ClientGone, "the client reset its connection")),
-            },
-        }
     }
 }
 

@@ -206,6 +206,11 @@ impl Record {
         }
     }
 
+    /// Bytes of a stream that is another's account were sent.
+    pub(super) fn replayed(&self, carried: Carried) {
+        self.live.carried.set(carried);
+    }
+
     /// A heartbeat was sent.
     pub fn heartbeat(&self) {
         self.heartbeats.set(self.heartbeats.get() + 1);

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Core;
 use super::attempt::Refusal;
+use super::resume::request::{self, Named};
 use crate::balance::retry::RetryRule;
 use crate::config::plan::Plan;
 use crate::dialect::Dialect;
@@ -15,6 +16,9 @@ use crate::outcome::Outcome;
 use crate::route::Route;
 use crate::route::cors::Fields;
 use crate::route::matching::Found;
+
+/// The methods by which clients come back to a stream.
+const COMING_BACK: [&str; 3] = ["GET", "POST", "DELETE"];
 
 /// A route and what all cores share of it.
 #[derive(Clone, Debug)]
@@ -40,23 +44,29 @@ pub struct RouteState {
     pub route: Route,
     /// How long its exchanges may take.
     pub timeouts: Rc<Timeouts>,
+    /// The same for one reader of a stream that is kept: only its own side's.
+    pub reader_timeouts: Rc<Timeouts>,
     /// When they are tried again.
     pub retry: RetryRule,
     in_flight: Arc<AtomicUsize>,
+    /// Its number.
+    pub number: usize,
 }
 
 impl RouteState {
-    /// What a core makes of the parts.
-    pub fn new(parts: RouteParts) -> Self {
+    /// What a core makes of the parts of the route of this number.
+    pub fn new(number: usize, parts: RouteParts) -> Self {
         let plan = &parts.route.exchange;
+        let timeouts = Timeouts {
+            first_byte: plan.first_byte_timeout,
+            idle: plan.idle_timeout,
+            stream: plan.stream_timeout,
+            write: plan.write_timeout,
+            heartbeat: plan.heartbeat,
+        };
         Self {
-            timeouts: Rc::new(Timeouts {
-                first_byte: plan.first_byte_timeout,
-                idle: plan.idle_timeout,
-                stream: plan.stream_timeout,
-                write: plan.write_timeout,
-                heartbeat: plan.heartbeat,
-            }),
+            timeouts: Rc::new(timeouts),
+            reader_timeouts: Rc::new(Timeouts { idle: None, stream: None, ..timeouts }),
             retry: RetryRule {
                 retries: plan.retry.retries,
                 backoff: plan.retry.backoff,
@@ -66,6 +76,7 @@ impl RouteState {
             },
             route: parts.route,
             in_flight: parts.in_flight,
+            number,
         }
     }
 
@@ -93,6 +104,8 @@ pub(super) struct Way {
     pub dialect: Dialect,
     /// What any answer says of who may read it.
     pub cors: Fields,
+    /// The stream its client comes back to, where the route keeps any.
+    pub comes_back: Option<Named>,
 }
 
 /// What a request is answered with at once.
@@ -108,12 +121,19 @@ pub(super) fn resolve(core: &Core, head: &RequestHead, known: Dialect) -> Result
     let text = |name: &str| head.field(name).and_then(|value| std::str::from_utf8(value).ok());
     if head.method() == "OPTIONS"
         && let (Some(origin), Some(asked)) = (text("origin"), text("access-control-request-method"))
-        && let Found::Route(number, _) = core.router.find(head, asked)
+        && let Found::Route(number, _) = find(core, head, asked, core.resume.is_some())
         && let Some(cors) = &core.routes[number].route.cors
     {
-        let methods = &core.routes[number].route.matching.methods;
+        let route = &core.routes[number].route;
+        let mut methods = route.matching.methods.clone();
+        if route.exchange.resume.is_some() && !methods.is_empty() {
+            let missing = COMING_BACK
+                .into_iter()
+                .filter(|method| !methods.iter().any(|own| **own == **method));
+            methods.extend(missing.map(Into::into).collect::<Vec<Box<str>>>());
+        }
         let headers = text("access-control-request-headers");
-        return Err(Unrouted::Preflight(cors.preflight(origin, asked, headers, methods)));
+        return Err(Unrouted::Preflight(cors.preflight(origin, asked, headers, &methods)));
     }
     let has_body = !matches!(head.framing(), BodyFraming::None | BodyFraming::Length(0));
     let refused = |status, message: String, fields: Fields| {
@@ -121,7 +141,8 @@ pub(super) fn resolve(core: &Core, head: &RequestHead, known: Dialect) -> Result
         let body_read = !has_body;
         Unrouted::Refused(Box::new(Refusal { status, outcome, message, body_read, fields }))
     };
-    let (number, captured) = match core.router.find(head, head.method()) {
+    let named = if core.resume.is_some() { request::named(head) } else { Named::Nothing };
+    let (number, captured) = match find(core, head, head.method(), named != Named::Nothing) {
         Found::Route(number, captured) => (number, captured),
         Found::NotFound => {
             return Err(refused(404, "no route has this path".to_owned(), Fields::new()));
@@ -147,5 +168,25 @@ pub(super) fn resolve(core: &Core, head: &RequestHead, known: Dialect) -> Result
     };
     let cors = route.route.cors.as_ref();
     let cors = cors.map_or_else(Fields::new, |cors| cors.answer(text("origin")));
-    Ok(Way { route, target, dialect, cors })
+    let keeps = route.route.exchange.resume.is_some();
+    let comes_back = (keeps && named != Named::Nothing).then_some(named);
+    Ok(Way { route, target, dialect, cors, comes_back })
+}
+
+/// The route of a request, asked as if it had `method`. To a stream that is kept clients come back
+/// by other methods than it began with: an `EventSource` by GET, to cancel it by DELETE.
+fn find<'h>(core: &Core, head: &'h RequestHead, method: &str, comes_back: bool) -> Found<'h> {
+    let found = core.router.find(head, method);
+    let (Found::MethodNotAllowed(allowed), true) = (&found, comes_back) else { return found };
+    if !COMING_BACK.contains(&method) {
+        return found;
+    }
+    let keeping = allowed.iter().find_map(|method| match core.router.find(head, method) {
+        Found::Route(number, captured) => {
+            let keeps = core.routes[number].route.exchange.resume.is_some();
+            keeps.then_some(Found::Route(number, captured))
+        }
+        _ => None,
+    });
+    keeping.unwrap_or(found)
 }

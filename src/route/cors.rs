@@ -46,6 +46,22 @@ impl Cors {
         Ok(())
     }
 
+    /// The same for a route whose clients come back: they say what they have, and are told what
+    /// that is called.
+    #[must_use]
+    pub fn for_coming_back(mut self) -> Self {
+        let add = |names: &mut Vec<Box<str>>, name: &str| {
+            if !names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+                names.push(name.into());
+            }
+        };
+        if !self.headers.is_empty() {
+            add(&mut self.headers, "Last-Event-ID");
+        }
+        add(&mut self.expose, "X-Stream-Id");
+        self
+    }
+
     fn allows(&self, origin: &str) -> Option<String> {
         match &self.origins {
             Origins::Any => Some("*".to_owned()),

@@ -29,7 +29,7 @@ struct Workers(Vec<Arc<WorkerMetrics>>);
 
 type Pick<T> = fn(&WorkerMetrics) -> &T;
 
-const COUNTERS: [(&str, &str, Pick<Counter>); 20] = [
+const COUNTERS: [(&str, &str, Pick<Counter>); 30] = [
     ("connections", "Downstream connections accepted", |m| &m.connections_accepted),
     ("accept_errors", "Failed accepts", |m| &m.accept_errors),
     ("requests", "Requests received", |m| &m.requests),
@@ -50,14 +50,26 @@ const COUNTERS: [(&str, &str, Pick<Counter>); 20] = [
     ("resumes", "Crossings of the low-water mark after a pause", |m| &m.resumes),
     ("panics", "Faults of the relay that ended one connection", |m| &m.panics),
     ("log_lines_dropped", "Access-log lines dropped", |m| &m.log_lines_dropped),
+    ("detached", "Streams whose last reader left before their end", |m| &m.detached),
+    ("detached_cancelled", "Those nobody came back to in time", |m| &m.detached_cancelled),
+    ("resume_readers", "Clients that came back to a stream", |m| &m.readers_back),
+    ("resume_over", "Clients told that their stream is over", |m| &m.resume_over),
+    ("resume_cancelled", "Streams ended by their clients", |m| &m.resume_cancelled),
+    ("resume_unknown", "Clients that named no stream of theirs", |m| &m.resume_unknown),
+    ("resume_gaps", "Clients whose next frame was no longer kept", |m| &m.resume_gaps),
+    ("resume_handovers", "Clients handed to the worker of their stream", |m| &m.resume_handovers),
+    ("readers_lagging", "Readers that fell out of what is kept", |m| &m.readers_lagging),
+    ("readers_replaced", "Dead readers closed for a newer one", |m| &m.readers_replaced),
 ];
 
-const GAUGES: [(&str, &str, Pick<Gauge>); 6] = [
+const GAUGES: [(&str, &str, Pick<Gauge>); 8] = [
     ("connections_active", "Downstream connections now", |m| &m.connections_active),
     ("streams_active", "Exchanges now", |m| &m.streams_active),
     ("upstream_insecure", "1: the upstream is not verified", |m| &m.upstream_insecure),
     ("pool_idle", "Idle upstream connections now", |m| &m.pool_idle),
     ("buffered_bytes", "Bytes of read buffers in use, as of the last sweep", |m| &m.buffered_bytes),
+    ("kept_streams", "Streams kept for clients that come back", |m| &m.kept_streams),
+    ("kept_bytes", "Bytes of frames kept", |m| &m.kept_bytes),
     ("buffers_in_use", "Read buffers in use, as of the last sweep", |m| &m.buffers_in_use),
 ];
 

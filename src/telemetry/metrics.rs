@@ -146,6 +146,18 @@ pub struct WorkerMetrics {
     pub buffers_in_use: Gauge,
     pub panics: Counter,
     pub log_lines_dropped: Counter,
+    pub kept_streams: Gauge,
+    pub kept_bytes: Gauge,
+    pub detached: Counter,
+    pub detached_cancelled: Counter,
+    pub readers_back: Counter,
+    pub readers_lagging: Counter,
+    pub readers_replaced: Counter,
+    pub resume_over: Counter,
+    pub resume_cancelled: Counter,
+    pub resume_unknown: Counter,
+    pub resume_gaps: Counter,
+    pub resume_handovers: Counter,
 }
 
 impl Default for WorkerMetrics {
@@ -191,6 +203,18 @@ impl WorkerMetrics {
             buffers_in_use: Gauge::default(),
             panics: Counter::default(),
             log_lines_dropped: Counter::default(),
+            kept_streams: Gauge::default(),
+            kept_bytes: Gauge::default(),
+            detached: Counter::default(),
+            detached_cancelled: Counter::default(),
+            readers_back: Counter::default(),
+            readers_lagging: Counter::default(),
+            readers_replaced: Counter::default(),
+            resume_over: Counter::default(),
+            resume_cancelled: Counter::default(),
+            resume_unknown: Counter::default(),
+            resume_gaps: Counter::default(),
+            resume_handovers: Counter::default(),
         }
     }
 }

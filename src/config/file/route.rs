@@ -34,6 +34,13 @@ const FLAGS: &[(&str, &str, Takes)] = &[
     ("retry_backoff", "retry-backoff", Takes::One),
     ("retry_status", "retry-status", Takes::Many),
     ("retry_posts", "retry-posts", Takes::Switch),
+    ("resume", "resume", Takes::Switch),
+    ("resume_bytes", "resume-bytes", Takes::One),
+    ("resume_keep", "resume-keep", Takes::One),
+    ("resume_retry", "resume-retry", Takes::One),
+    ("resume_credentials", "resume-credentials", Takes::Many),
+    ("resume_upstream_id", "resume-upstream-id", Takes::One),
+    ("detach_grace", "detach-grace", Takes::One),
 ];
 
 /// The other keys.

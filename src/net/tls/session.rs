@@ -94,6 +94,74 @@ pub struct Session {
     fault: Option<Box<Fault>>,
 }
 
+/// A session on its way to another core, whose blocks are that core's own.
+pub struct Packed {
+    stage: Stage,
+    held: Vec<u8>,
+    payload: Vec<u8>,
+    message: Vec<u8>,
+    out: Vec<u8>,
+    owed: usize,
+    more: bool,
+    update_due: bool,
+    closed: bool,
+    said_goodbye: bool,
+    resumed: bool,
+    client: bool,
+    idle_records: u8,
+    fault: Option<Box<Fault>>,
+}
+
+impl Session {
+    /// Takes it off this core.
+    pub fn pack(self) -> Packed {
+        let bytes = |held: Held| held.bytes().to_vec();
+        Packed {
+            stage: self.stage,
+            held: bytes(self.held),
+            payload: bytes(self.payload),
+            message: bytes(self.message),
+            out: bytes(self.out),
+            owed: self.owed,
+            more: self.more,
+            update_due: self.update_due,
+            closed: self.closed,
+            said_goodbye: self.said_goodbye,
+            resumed: self.resumed,
+            client: self.client,
+            idle_records: self.idle_records,
+            fault: self.fault,
+        }
+    }
+}
+
+impl Packed {
+    /// Puts it on this core.
+    pub fn unpack(self) -> Session {
+        let held = |bytes: Vec<u8>| {
+            let mut held = Held::default();
+            held.append(&bytes);
+            held
+        };
+        Session {
+            stage: self.stage,
+            held: held(self.held),
+            payload: held(self.payload),
+            message: held(self.message),
+            out: held(self.out),
+            owed: self.owed,
+            more: self.more,
+            update_due: self.update_due,
+            closed: self.closed,
+            said_goodbye: self.said_goodbye,
+            resumed: self.resumed,
+            client: self.client,
+            idle_records: self.idle_records,
+            fault: self.fault,
+        }
+    }
+}
+
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session").field("closed", &self.closed).finish_non_exhaustive()

@@ -1,0 +1,97 @@
+//! Streams that survive their connection.
+//!
+//! ```text
+//!  upstream ─▶ source (a task of its own) ─▶ log ─▶ reader (the client's connection)
+//!                                             └───▶ reader that came back, or a second one
+//! ```
+//!
+//! On a route that resumes, the response is carried by two tasks instead of one: the [`source`]
+//! reads the upstream and keeps whole frames in the core's [`Shelf`], each connection's [`reader`]
+//! sends them from there. So nothing happens to the source when a connection is lost; it goes on
+//! for the route's grace. Who comes back on another core's connection is [handed
+//! over](handover) to the stream's owner, with its connection, before anything is read of its body:
+//! frames never cross cores.
+//!
+//! The account of the exchange is the source's: it says how the generation ended. A client that
+//! comes back has one of its own.
+
+pub mod handover;
+pub(super) mod reader;
+pub(super) mod request;
+pub(super) mod source;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::Core;
+use crate::clock;
+use crate::flow::replay::{ReaderKey, Shelf};
+use crate::sse::sequence::Epoch;
+use crate::telemetry::metrics::WorkerMetrics;
+use handover::Neighbours;
+
+/// What one core knows of streams that are kept.
+pub struct Resume {
+    shelf: RefCell<Shelf>,
+    neighbours: Option<Neighbours>,
+}
+
+/// What a core's [`Resume`] is made of.
+pub struct ResumeParts {
+    /// The process.
+    pub epoch: Epoch,
+    /// Bytes of frames this core keeps.
+    pub bytes_max: usize,
+    /// The way to the other workers, where there are any.
+    pub neighbours: Option<Neighbours>,
+}
+
+impl Resume {
+    /// The shelf of the core of this number.
+    pub(super) fn new(core: usize, parts: ResumeParts) -> Self {
+        let number = u16::try_from(core).unwrap_or(u16::MAX);
+        let shelf = Shelf::new(number, parts.epoch, parts.bytes_max);
+        Self { shelf: RefCell::new(shelf), neighbours: parts.neighbours }
+    }
+
+    /// Drops what has been kept long enough.
+    pub(super) fn sweep(&self, now: Instant, metrics: &WorkerMetrics) {
+        let mut shelf = self.shelf.borrow_mut();
+        shelf.sweep(now);
+        metrics.kept_streams.set(shelf.streams() as i64);
+        metrics.kept_bytes.set(shelf.bytes() as i64);
+    }
+}
+
+/// A reader's place at a stream, given up when it is dropped.
+pub(super) struct Seat {
+    core: Rc<Core>,
+    slot: u32,
+    reader: ReaderKey,
+}
+
+impl Seat {
+    /// The stream's place on the shelf.
+    pub(super) fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    fn with<R>(&self, act: impl FnOnce(&mut Shelf) -> R) -> Option<R> {
+        self.core.resume.as_ref().map(|resume| act(&mut resume.shelf.borrow_mut()))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let (slot, reader) = (self.slot, self.reader);
+        let left = self.with(|shelf| {
+            shelf.leave(slot, reader, clock::now());
+            let kept = shelf.stream(slot);
+            kept.is_some_and(|kept| kept.log.readers() == 0 && !kept.log.is_over())
+        });
+        if left == Some(true) {
+            self.core.metrics.detached.inc();
+        }
+    }
+}

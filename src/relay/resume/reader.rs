@@ -1,0 +1,404 @@
+//! One client of a stream that is kept: sends it what it has not got.
+
+use std::future::poll_fn;
+use std::io::IoSlice;
+use std::time::Instant;
+
+use super::super::Stage;
+use super::super::connection::{After, Connection};
+use super::super::exchange::Opening;
+use super::super::record::Record;
+use super::Seat;
+use crate::clock;
+use crate::error::{Failure, Phase};
+use crate::flow::replay::{Framing, Lines};
+use crate::flow::stream::Carried;
+use crate::flow::timers::{Due, Timers};
+use crate::limits::{ABORT_DELAY, READS_PER_TURN_MAX, SUSPECT_TIMEOUT, WRITE_SLICES_MAX};
+use crate::net::timer;
+use crate::net::wait::GiveWay;
+use crate::outcome::Outcome;
+use crate::sse::sequence::StreamText;
+
+/// Where a reader stands in its stream.
+pub(in super::super) struct Position {
+    /// The stream's name.
+    pub text: StreamText,
+    /// The number of the last frame it has.
+    pub after: u64,
+}
+
+impl Position {
+    pub(in super::super) fn of(seat: &Seat) -> Option<Self> {
+        let position = seat.with(|shelf| {
+            let kept = shelf.stream(seat.slot)?;
+            Some(Self { text: kept.text, after: kept.log.sent_up_to(seat.reader) })
+        });
+        position.flatten()
+    }
+}
+
+/// Writes the payload that goes before the first frame: when to come back, and, to those who read
+/// events as browsers do, where from. To others a frame without data would be one: their libraries
+/// take what has an id for an event, and its data for JSON.
+pub(in super::super) fn put_hint(
+    position: &Position,
+    (retry_ms, own_frame, framing): (u128, bool, Framing),
+    out: &mut Vec<u8>,
+) {
+    let Position { text, after } = position;
+    let hint = if own_frame {
+        format!("id: {}.{after}\nretry: {retry_ms}\n\n", text.as_str())
+    } else {
+        format!("retry: {retry_ms}\n")
+    };
+    put_payload(hint.as_bytes(), framing, out);
+}
+
+fn put_payload(payload: &[u8], framing: Framing, out: &mut Vec<u8>) {
+    match framing {
+        Framing::Plain => out.extend_from_slice(payload),
+        Framing::Chunked => {
+            out.extend_from_slice(format!("{:x}\r\n", payload.len()).as_bytes());
+            out.extend_from_slice(payload);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// A doubt whether anybody is still there.
+struct Suspicion {
+    until: Instant,
+    /// Bytes that the peer had acknowledged when it began.
+    acknowledged: i64,
+}
+
+struct Reading<'a> {
+    connection: &'a mut Connection,
+    /// The account of a client that came back; that of the first is its source's.
+    record: Option<&'a Record>,
+    seat: Seat,
+    text: StreamText,
+    framing: Framing,
+    /// What is not kept: the head, a heartbeat, the end. It goes before the next frame.
+    own: Vec<u8>,
+    own_sent: usize,
+    /// The end is in `own`, or has been sent.
+    ending: bool,
+    timers: Timers,
+    blocked: bool,
+    watching: bool,
+    /// Bytes the socket took.
+    sent: i64,
+    suspicion: Option<Suspicion>,
+    carried: Carried,
+}
+
+/// How a reader's stream ended, when all of it was sent.
+enum End {
+    InOrder(Outcome),
+    Broken(Outcome),
+}
+
+/// Sends the stream to its end, or until the client leaves; how the exchange ended.
+pub(in super::super) async fn read(
+    connection: &mut Connection,
+    record: Option<&Record>,
+    seat: Seat,
+    opening: Opening,
+) -> (Outcome, After) {
+    let Some(Position { text, .. }) = Position::of(&seat) else {
+        return (Outcome::StreamUnknown, After::Abort);
+    };
+    let now = clock::now();
+    let mut timers = Timers::new(&opening.route.reader_timeouts, now, now, true);
+    // The upstream's silence is its source's to judge.
+    timers.set_paused(now, true);
+    let mut reading = Reading {
+        connection,
+        record,
+        seat,
+        text,
+        framing: opening.framing,
+        own: opening.bytes,
+        own_sent: 0,
+        ending: false,
+        timers,
+        blocked: false,
+        watching: true,
+        sent: 0,
+        suspicion: None,
+        carried: Carried::default(),
+    };
+    let ended = reading.run().await;
+    let Reading { connection, seat, .. } = reading;
+    match ended {
+        Ok(End::InOrder(outcome)) => (outcome, After::whole(opening.keep_alive)),
+        Ok(End::Broken(outcome)) => {
+            // A client that knows its dialect leaves when it has read the error: that ends the
+            // wait. The place is given up first: nothing more is read.
+            drop(seat);
+            let _ = timer::timeout(ABORT_DELAY, connection.transport.readable()).await;
+            if opening.to_close {
+                connection.transport.reset();
+            }
+            (outcome, After::Abort)
+        }
+        Err(failure) => {
+            if let Some(record) = record {
+                record.error.replace(Some(failure.message.as_str().into()));
+            }
+            if opening.to_close {
+                connection.transport.reset();
+            }
+            (failure.outcome, After::Abort)
+        }
+    }
+}
+
+fn gone(outcome: Outcome, message: impl Into<String>) -> Failure {
+    Failure::downstream(Phase::Body, outcome, message)
+}
+
+impl Reading<'_> {
+    async fn run(&mut self) -> Result<End, Failure> {
+        let mut give_way = GiveWay::default();
+        let mut now = clock::now();
+        loop {
+            if let Some(end) = self.turn(now)? {
+                return Ok(end);
+            }
+            let (mut client_stirred, mut late) = (false, false);
+            poll_fn(|cx| {
+                now = clock::now();
+                let mut ready = !self.blocked && self.poll_news(cx);
+                if self.blocked && self.connection.transport.poll_writable(cx).is_ready() {
+                    (self.blocked, ready) = (false, true);
+                }
+                if self.watching && self.connection.stirred(cx).is_ready() {
+                    (client_stirred, ready) = (true, true);
+                }
+                if self.timers.take_stale() || !self.connection.registration.is_early(now) {
+                    late |=
+                        self.connection.registration.poll_deadline(self.deadline(), now).is_ready();
+                    ready |= late;
+                }
+                ready |= self.connection.core().stage() == Stage::Ending && self.blocked;
+                give_way.poll(ready, cx)
+            })
+            .await;
+            if self.connection.core().stage() == Stage::Ending && self.blocked {
+                return Err(gone(Outcome::Drained, "the relay is shutting down"));
+            }
+            if client_stirred {
+                self.connection.look(&mut self.watching)?;
+            }
+            self.suspect(now);
+            if late {
+                self.due(now)?;
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let next = self.timers.next().map(|(at, _)| at);
+        let suspicion = self.suspicion.as_ref().map(|suspicion| suspicion.until);
+        next.into_iter().chain(suspicion).min()
+    }
+
+    /// Whether there is something to send, or to say; else the task is woken when there is.
+    fn poll_news(&self, cx: &std::task::Context<'_>) -> bool {
+        let reader = self.seat.reader;
+        let news = self.seat.with(|shelf| {
+            let Some(kept) = shelf.stream_mut(self.seat.slot) else { return true };
+            kept.log.watch(reader, cx.waker());
+            !kept.log.is_caught_up(reader) || kept.log.is_over() || kept.log.has_gap(reader)
+        });
+        news != Some(false) || self.own_sent < self.own.len()
+    }
+
+    /// Sends what can be sent; the end, when all of it was.
+    fn turn(&mut self, now: Instant) -> Result<Option<End>, Failure> {
+        for _ in 0..READS_PER_TURN_MAX {
+            if self.blocked {
+                return Ok(None);
+            }
+            if self.own_sent < self.own.len() {
+                self.send_own(now)?;
+            } else if !self.send_frames(now)? {
+                return self.end();
+            }
+        }
+        Ok(None)
+    }
+
+    fn wrote(&mut self, now: Instant, sent: Option<usize>, wanted: usize) -> usize {
+        let Some(n) = sent else {
+            self.blocked = true;
+            self.timers.refused(now);
+            return 0;
+        };
+        self.blocked = n < wanted;
+        self.timers.wrote(now, self.blocked);
+        self.sent += n as i64;
+        n
+    }
+
+    fn send_own(&mut self, now: Instant) -> Result<(), Failure> {
+        let rest = &self.own[self.own_sent..];
+        let wanted = rest.len();
+        let sent = self.connection.transport.try_send(rest);
+        let sent = sent.map_err(|error| gone(Outcome::ClientGone, error.to_string()))?;
+        self.own_sent += self.wrote(now, sent, wanted);
+        if self.own_sent == self.own.len() {
+            (self.own, self.own_sent) = (Vec::new(), 0);
+        }
+        Ok(())
+    }
+
+    /// Sends kept frames in one call; false where none is left.
+    fn send_frames(&mut self, now: Instant) -> Result<bool, Failure> {
+        let how = (&self.text, self.framing);
+        let (slot, reader) = (self.seat.slot, self.seat.reader);
+        let transport = &self.connection.transport;
+        let sent = self.seat.with(|shelf| {
+            let kept = shelf.stream(slot)?;
+            if kept.log.has_gap(reader) {
+                let message = "it fell behind another reader of its stream, out of what is kept";
+                return Some(Err(gone(Outcome::ClientLagging, message)));
+            }
+            let mut lines = Lines::default();
+            let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
+            let used = kept.log.gather(reader, how, &mut lines, &mut slices);
+            if used == 0 {
+                return None;
+            }
+            let wanted = slices[..used].iter().map(|slice| slice.len()).sum::<usize>();
+            let sent = transport.try_send_vectored(&slices[..used]);
+            let gone = |error: std::io::Error| gone(Outcome::ClientGone, error.to_string());
+            Some(sent.map(|sent| (sent, wanted)).map_err(gone))
+        });
+        let Some(sent) = sent.flatten() else { return Ok(false) };
+        if let Err(Failure { outcome: Outcome::ClientLagging, .. }) = sent {
+            self.connection.core().metrics.readers_lagging.inc();
+        }
+        let (sent, wanted) = sent?;
+        let n = self.wrote(now, sent, wanted);
+        if n > 0 {
+            let how = (&self.text, self.framing);
+            let frames = self.seat.with(|shelf| {
+                let Some(kept) = shelf.stream_mut(slot) else { return 0 };
+                let frames = kept.log.sent(reader, how, n);
+                if kept.log.may_resume() {
+                    kept.wake_source();
+                }
+                frames
+            });
+            self.note(n, frames.unwrap_or_default());
+        }
+        Ok(true)
+    }
+
+    /// Accounts for what was sent.
+    fn note(&mut self, n: usize, frames: u64) {
+        self.carried.bytes_out += n as u64;
+        self.carried.frames += frames;
+        if let Some(record) = self.record {
+            record.replayed(self.carried);
+        }
+    }
+
+    /// The end, where the stream has come to it.
+    fn end(&mut self) -> Result<Option<End>, Failure> {
+        let over = self.seat.with(|shelf| {
+            let Some(kept) = shelf.stream(self.seat.slot) else {
+                return Some((Outcome::Cancelled, false));
+            };
+            let over = kept.log.is_over() && kept.log.is_caught_up(self.seat.reader);
+            over.then(|| (kept.outcome.unwrap_or(Outcome::Panicked), kept.whole))
+        });
+        let Some((outcome, whole)) = over.flatten() else { return Ok(None) };
+        if !whole {
+            return Ok(Some(End::Broken(outcome)));
+        }
+        if self.framing == Framing::Plain || self.ending {
+            return Ok(Some(End::InOrder(outcome)));
+        }
+        self.ending = true;
+        self.own = b"0\r\n\r\n".to_vec();
+        // By the turn that follows at once: there is news as long as it is not sent.
+        Ok(None)
+    }
+
+    /// Begins to doubt whether anybody is there, where another reader has come.
+    fn suspect(&mut self, now: Instant) {
+        let (slot, reader) = (self.seat.slot, self.seat.reader);
+        let new = self.seat.with(|shelf| {
+            shelf.stream_mut(slot).is_some_and(|kept| kept.log.take_suspicion(reader))
+        });
+        if new != Some(true) || self.suspicion.is_some() {
+            return;
+        }
+        self.doubt(now);
+        // An answer to something shows that somebody is.
+        self.heartbeat();
+    }
+
+    fn doubt(&mut self, now: Instant) {
+        let acknowledged = self.sent - self.connection.transport.unacknowledged();
+        self.suspicion = Some(Suspicion { until: now + SUSPECT_TIMEOUT, acknowledged });
+        self.timers.touch();
+    }
+
+    /// Deals with a deadline that has come.
+    fn due(&mut self, now: Instant) -> Result<(), Failure> {
+        if self.suspicion.as_ref().is_some_and(|suspicion| suspicion.until <= now) {
+            self.judge(now)?;
+        }
+        match self.timers.due(now) {
+            Some(Due::Heartbeat) => {
+                self.heartbeat();
+                self.timers.skip_heartbeat(now);
+                Ok(())
+            }
+            Some(Due::Stalled) => Err(gone(Outcome::ClientStalled, "the client takes no bytes")),
+            _ => Ok(()),
+        }
+    }
+
+    fn judge(&mut self, now: Instant) -> Result<(), Failure> {
+        let Some(Suspicion { acknowledged, .. }) = self.suspicion.take() else { return Ok(()) };
+        let waiting = self.connection.transport.unacknowledged();
+        if self.sent - waiting > acknowledged {
+            return Ok(());
+        }
+        if waiting > 0 {
+            self.connection.core().metrics.readers_replaced.inc();
+            let message = "it acknowledges nothing any more, and another connection reads on";
+            return Err(gone(Outcome::ClientGone, message));
+        }
+        // Nothing was sent that could have been acknowledged.
+        self.doubt(now);
+        Ok(())
+    }
+
+    fn heartbeat(&mut self) {
+        let (slot, reader) = (self.seat.slot, self.seat.reader);
+        let frame = self.seat.with(|shelf| {
+            let kept = shelf.stream(slot)?;
+            if kept.log.is_between(reader) { kept.heartbeat } else { None }
+        });
+        let Some(frame) = frame.flatten() else { return };
+        if !self.own.is_empty() {
+            return;
+        }
+        // Comments without their blank line, as they are kept in the log.
+        let comment = frame.starts_with(b":");
+        let frame = if comment { frame.strip_suffix(b"\n").unwrap_or(frame) } else { frame };
+        put_payload(frame, self.framing, &mut self.own);
+        match self.record {
+            Some(record) => record.heartbeat(),
+            None => self.connection.core().metrics.heartbeats.inc(),
+        }
+    }
+}
