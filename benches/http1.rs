@@ -87,7 +87,6 @@ fn heads(criterion: &mut Criterion) {
             close: false,
             stream: true,
             stream_id: None,
-            stream_id: None,
             request_id: "0123456789abcdef0123456789abcdef",
             version: Version::Http11,
             head_only_length: None,

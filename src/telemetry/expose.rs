@@ -29,7 +29,7 @@ struct Workers(Vec<Arc<WorkerMetrics>>);
 
 type Pick<T> = fn(&WorkerMetrics) -> &T;
 
-const COUNTERS: [(&str, &str, Pick<Counter>); 30] = [
+const COUNTERS: [(&str, &str, Pick<Counter>); 31] = [
     ("connections", "Downstream connections accepted", |m| &m.connections_accepted),
     ("accept_errors", "Failed accepts", |m| &m.accept_errors),
     ("requests", "Requests received", |m| &m.requests),
@@ -50,6 +50,7 @@ const COUNTERS: [(&str, &str, Pick<Counter>); 30] = [
     ("resumes", "Crossings of the low-water mark after a pause", |m| &m.resumes),
     ("panics", "Faults of the relay that ended one connection", |m| &m.panics),
     ("log_lines_dropped", "Access-log lines dropped", |m| &m.log_lines_dropped),
+    ("kept_evicted", "Finished streams dropped early for want of memory", |m| &m.kept_evicted),
     ("detached", "Streams whose last reader left before their end", |m| &m.detached),
     ("detached_cancelled", "Those nobody came back to in time", |m| &m.detached_cancelled),
     ("resume_readers", "Clients that came back to a stream", |m| &m.readers_back),

@@ -112,6 +112,8 @@ pub struct Shelf {
     bytes_max: usize,
     bytes: usize,
     kept: Slab<Box<Kept>>,
+    /// Streams that had to make room before their time, ever.
+    evicted: u64,
     /// Those that are over, the oldest first. An entry may be stale.
     over: VecDeque<(u32, [u8; 14])>,
 }
@@ -125,7 +127,8 @@ fn same<const N: usize>(a: &[u8; N], b: &[u8; N]) -> bool {
 impl Shelf {
     /// An empty shelf of this core, for `bytes_max` bytes of frames.
     pub fn new(core: u16, epoch: Epoch, bytes_max: usize) -> Self {
-        Self { core, epoch, bytes_max, bytes: 0, kept: Slab::new(), over: VecDeque::new() }
+        let (kept, over) = (Slab::new(), VecDeque::new());
+        Self { core, epoch, bytes_max, bytes: 0, kept, evicted: 0, over }
     }
 
     /// Streams that are kept.
@@ -136,6 +139,11 @@ impl Shelf {
     /// Memory that frames take.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Streams that had to make room before their time, ever.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
     }
 
     /// The core an id belongs to, if that is another than this one, in this process.
@@ -278,7 +286,10 @@ impl Shelf {
             let known = self.stream(oldest).filter(|kept| kept.secret == secret);
             match known.map(|kept| kept.log.readers()) {
                 None => {}
-                Some(0) => self.forget(oldest),
+                Some(0) => {
+                    self.evicted += 1;
+                    self.forget(oldest);
+                }
                 Some(_) => self.over.push_back((oldest, secret)),
             }
         }
@@ -338,12 +349,11 @@ impl Shelf {
         for slot in &expired {
             self.forget(*slot as u32);
         }
+        let kept = &self.kept;
+        self.over.retain(|(slot, secret)| {
+            kept.get(*slot as usize).is_some_and(|kept| kept.secret == *secret)
+        });
         if !expired.is_empty() {
-            let kept = &self.kept;
-            let known = |(slot, secret): &(u32, [u8; 14])| {
-                kept.get(*slot as usize).is_some_and(|kept| kept.secret == *secret)
-            };
-            self.over.retain(known);
             self.over.shrink_to_fit();
             self.kept.shrink_to_fit();
         }

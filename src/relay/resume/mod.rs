@@ -61,6 +61,7 @@ impl Resume {
         shelf.sweep(now);
         metrics.kept_streams.set(shelf.streams() as i64);
         metrics.kept_bytes.set(shelf.bytes() as i64);
+        metrics.kept_evicted.add(shelf.evicted() - metrics.kept_evicted.get());
     }
 }
 
