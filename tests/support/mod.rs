@@ -58,8 +58,10 @@ pub fn relay_to(upstream: &str, io: Io, flags: &str) -> Server {
     let io = if io == Io::Epoll { "epoll" } else { "uring" };
     let words = ["millstream", "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
     let words = words.into_iter().chain(["--upstream", upstream, "--io", io]);
-    let more = ["--access-log", "off", "--workers", "1", "--retry-backoff", "1ms"];
-    let cli = Cli::read(words.chain(more).chain(flags.split_whitespace()));
+    let more = ["--access-log", "off", "--retry-backoff", "1ms"];
+    let workers: &[&str] = if flags.contains("--workers") { &[] } else { &["--workers", "1"] };
+    let words = words.chain(more).chain(workers.iter().copied());
+    let cli = Cli::read(words.chain(flags.split_whitespace()));
     let Command::Serve(args) = cli.expect("flags parse").command else { panic!("not serve") };
     let plan = Plan::from_args(&args, 20_000, 1).expect("flags are valid");
     Server::start(&plan).expect("starts")

@@ -402,7 +402,12 @@ impl Log {
         }
     }
 
-    /// Whether another reader has come since this was asked last, perhaps in this one's place.
+    /// Whether another reader has come, perhaps in this one's place.
+    pub fn is_suspect(&self, key: ReaderKey) -> bool {
+        self.readers.get(key.0).is_some_and(|reader| reader.suspect)
+    }
+
+    /// [`is_suspect`](Self::is_suspect), once.
     pub fn take_suspicion(&mut self, key: ReaderKey) -> bool {
         self.readers.get_mut(key.0).is_some_and(|reader| std::mem::take(&mut reader.suspect))
     }

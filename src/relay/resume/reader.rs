@@ -171,7 +171,7 @@ impl Reading<'_> {
             let (mut client_stirred, mut late) = (false, false);
             poll_fn(|cx| {
                 now = clock::now();
-                let mut ready = !self.blocked && self.poll_news(cx);
+                let mut ready = self.poll_news(cx);
                 if self.blocked && self.connection.transport.poll_writable(cx).is_ready() {
                     (self.blocked, ready) = (false, true);
                 }
@@ -212,9 +212,11 @@ impl Reading<'_> {
         let news = self.seat.with(|shelf| {
             let Some(kept) = shelf.stream_mut(self.seat.slot) else { return true };
             kept.log.watch(reader, cx.waker());
-            !kept.log.is_caught_up(reader) || kept.log.is_over() || kept.log.has_gap(reader)
+            let log = &kept.log;
+            let more = !log.is_caught_up(reader) || log.is_over() || log.has_gap(reader);
+            more && !self.blocked || log.is_suspect(reader)
         });
-        news != Some(false) || self.own_sent < self.own.len()
+        news != Some(false) || self.own_sent < self.own.len() && !self.blocked
     }
 
     /// Sends what can be sent; the end, when all of it was.

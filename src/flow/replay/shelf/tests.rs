@@ -267,13 +267,7 @@ impl World {
             80..=93 if !seated && told.is_none() => self.come_back(client, RIGHT),
             94..=95 if self.clients.len() < 40 => {
                 let (stream, has) = (self.clients[client].stream, 0);
-                self.clients.push(Client {
-                    stream,
-                    seat: None,
-                    sent: Vec::new(),
-                    has,
-                    told: None,
-                });
+                self.clients.push(Client { stream, seat: None, sent: Vec::new(), has, told: None });
             }
             96 if self.streams.len() < 12 => self.begin(),
             97 if self.rng.u8(0..10) == 0 => self.cancel(stream),
