@@ -10,6 +10,7 @@ use millstream::http1::Status;
 use millstream::http1::body::{BodyDecoder, Step};
 use millstream::http1::head::{ResponseHead, parse_response};
 use millstream::sse::{Message, Parser};
+use socket2::{Domain, Socket, Type};
 
 use crate::support::connect;
 
@@ -147,7 +148,7 @@ impl Client {
     }
 
     pub fn on(mut stream: TcpStream, request: &str) -> Self {
-        let (mut bytes, mut part) = (Vec::new(), [0; 65_536]);
+        let (mut bytes, mut part) = (Vec::new(), [0; 512]);
         let head = loop {
             match parse_response(&bytes, &mut 0).expect("a head") {
                 Status::Complete((head, consumed)) => {
@@ -170,6 +171,17 @@ impl Client {
     /// Comes back behind the frame of this id.
     pub fn back(relay: SocketAddr, id: &str) -> Self {
         Self::ask(relay, &coming_back("POST", id, ""))
+    }
+
+    /// The same on a connection that takes next to nothing unless it is read.
+    pub fn back_narrowly(relay: SocketAddr, id: &str) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("sets");
+        socket.connect(&relay.into()).expect("connects");
+        let mut stream = TcpStream::from(socket);
+        let request = coming_back("POST", id, "");
+        stream.write_all(request.as_bytes()).expect("sends");
+        Self::on(stream, &request)
     }
 
     pub fn field(&self, name: &str) -> String {
@@ -202,7 +214,8 @@ impl Client {
     /// Reads until so many messages have come, or the end.
     pub fn read(&mut self, messages: usize) -> Option<Ended> {
         let deadline = Instant::now() + WAIT;
-        let mut part = [0; 65_536];
+        // Who wants few messages gets few.
+        let mut part = vec![0; messages.saturating_mul(128).min(65_536)];
         loop {
             if let Some(ended) = self.take() {
                 return Some(ended);
