@@ -131,7 +131,8 @@ pub const RESUME_BYTES_MIN: usize = 16 * 1024;
 /// Time in which an older connection of a stream must acknowledge something once a newer one has
 /// come: a live client does so within one round trip and TCP's first retransmissions.
 pub const SUSPECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Readers of one stream at once: a few tabs, and connections that are dead and not known to be.
+/// Readers of one stream at once: a few tabs, and connections that are dead and not known to be
+/// (a proxy between may keep its own when it has lost the client's). The oldest makes way.
 pub const READERS_MAX: usize = 16;
 /// Connections that may wait for the worker that owns their stream to take them over.
 pub const HANDED_OVER_MAX: usize = 1024;

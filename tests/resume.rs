@@ -578,3 +578,39 @@ fn a_thousand_cuts_at_random_lose_and_double_nothing() {
         assert_eq!(server.metrics.iter().map(|m| m.upstream_connects.get()).sum::<u64>(), 1);
     });
 }
+
+#[test]
+fn a_client_that_lost_more_connections_than_a_stream_may_have_takes_the_oldest_place() {
+    with("", |upstream, relay, server| {
+        let (mut first, mut answer) = upstream.chat(relay);
+        answer.say(1, 10);
+        first.read(1);
+        let name = first.field("x-stream-id");
+        // What stands between keeps its connections, and acknowledges.
+        let mut later: Vec<Client> = (0..40).map(|_| Client::back(relay, &name)).collect();
+        assert_eq!(first.read_all(), Ended::Cut);
+        eventually("the oldest have gone", || count(server, |m| &m.readers_replaced) == 25);
+        answer.finish();
+        let last = later.last_mut().expect("forty");
+        assert_eq!((last.read_all(), last.messages.len()), (Ended::InOrder, 2));
+    });
+}
+
+#[test]
+fn a_detached_stream_holds_up_no_drain() {
+    for io in drivers() {
+        let upstream = Upstream::new();
+        let server = relay(upstream.addr, io, "--resume");
+        let (mut client, mut answer) = upstream.chat(server.addresses[0]);
+        answer.say(1, 10);
+        client.read(1);
+        server.drain();
+        answer.say(1, 10);
+        client.read(2);
+        drop(client);
+        answer.closed();
+        eventually("it drains", || server.is_over());
+        assert_eq!(ended(&server, Outcome::Drained), 1);
+        server.wait(&|| true);
+    }
+}

@@ -15,7 +15,7 @@ use crate::http1::head::{BodyFraming, RequestHead};
 use crate::outcome::Outcome;
 use crate::route::Route;
 use crate::route::cors::Fields;
-use crate::route::matching::Found;
+use crate::route::matching::{Captured, Found};
 
 /// The methods by which clients come back to a stream.
 const COMING_BACK: [&str; 3] = ["GET", "POST", "DELETE"];
@@ -121,7 +121,7 @@ pub(super) fn resolve(core: &Core, head: &RequestHead, known: Dialect) -> Result
     let text = |name: &str| head.field(name).and_then(|value| std::str::from_utf8(value).ok());
     if head.method() == "OPTIONS"
         && let (Some(origin), Some(asked)) = (text("origin"), text("access-control-request-method"))
-        && let Found::Route(number, _) = find(core, head, asked, core.resume.is_some())
+        && let Some(number) = preflighted(core, head, asked)
         && let Some(cors) = &core.routes[number].route.cors
     {
         let route = &core.routes[number].route;
@@ -142,7 +142,9 @@ pub(super) fn resolve(core: &Core, head: &RequestHead, known: Dialect) -> Result
         Unrouted::Refused(Box::new(Refusal { status, outcome, message, body_read, fields }))
     };
     let named = if core.resume.is_some() { request::named(head) } else { Named::Nothing };
-    let (number, captured) = match find(core, head, head.method(), named != Named::Nothing) {
+    let again = find_again(core, head, named);
+    let again = again.map(|number| Found::Route(number, Captured::default()));
+    let (number, captured) = match again.unwrap_or_else(|| core.router.find(head, head.method())) {
         Found::Route(number, captured) => (number, captured),
         Found::NotFound => {
             return Err(refused(404, "no route has this path".to_owned(), Fields::new()));
@@ -168,25 +170,39 @@ pub(super) fn resolve(core: &Core, head: &RequestHead, known: Dialect) -> Result
     };
     let cors = route.route.cors.as_ref();
     let cors = cors.map_or_else(Fields::new, |cors| cors.answer(text("origin")));
-    let keeps = route.route.exchange.resume.is_some();
-    let comes_back = (keeps && named != Named::Nothing).then_some(named);
+    let comes_back = (keeps(core, number) && named != Named::Nothing).then_some(named);
     Ok(Way { route, target, dialect, cors, comes_back })
 }
 
-/// The route of a request, asked as if it had `method`. To a stream that is kept clients come back
-/// by other methods than it began with: an `EventSource` by GET, to cancel it by DELETE.
-fn find<'h>(core: &Core, head: &'h RequestHead, method: &str, comes_back: bool) -> Found<'h> {
-    let found = core.router.find(head, method);
-    let (Found::MethodNotAllowed(allowed), true) = (&found, comes_back) else { return found };
-    if !COMING_BACK.contains(&method) {
-        return found;
+/// The route of a stream that the client comes back to: whatever route takes requests of this host
+/// and path, by whatever method, if the stream is one of its own. An `EventSource` comes back by GET
+/// to what began with POST, and DELETE cancels it.
+fn find_again(core: &Core, head: &RequestHead, named: Named) -> Option<usize> {
+    if named == Named::Nothing || !COMING_BACK.contains(&head.method()) {
+        return None;
     }
-    let keeping = allowed.iter().find_map(|method| match core.router.find(head, method) {
-        Found::Route(number, captured) => {
-            let keeps = core.routes[number].route.exchange.resume.is_some();
-            keeps.then_some(Found::Route(number, captured))
-        }
+    let own = core.resume.as_ref()?.route_of(named);
+    let reached = core.router.reach(head);
+    if let Some(known) = reached.iter().copied().find(|number| Some(*number) == own) {
+        return Some(known);
+    }
+    // It is nobody's stream; where a route takes the request by itself, that says so, or passes it
+    // on.
+    match core.router.find(head, head.method()) {
+        Found::MethodNotAllowed(_) => reached.into_iter().find(|number| keeps(core, *number)),
         _ => None,
-    });
-    keeping.unwrap_or(found)
+    }
+}
+
+fn keeps(core: &Core, route: usize) -> bool {
+    core.routes[route].route.exchange.resume.is_some()
+}
+
+/// The route that a preflight for `method` is about.
+fn preflighted(core: &Core, head: &RequestHead, method: &str) -> Option<usize> {
+    if let Found::Route(number, _) = core.router.find(head, method) {
+        return Some(number);
+    }
+    let comes_back = core.resume.is_some() && COMING_BACK.contains(&method);
+    core.router.reach(head).into_iter().find(|number| comes_back && keeps(core, *number))
 }

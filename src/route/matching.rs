@@ -354,6 +354,19 @@ impl Router {
         self.find_parts(method, head.host(), head.path())
     }
 
+    /// The routes that a request could take, if it had another method: the best first.
+    pub fn reach(&self, head: &RequestHead) -> Vec<usize> {
+        let path = head.path();
+        let host = head.host().map_or("", host_of);
+        let fits = |matching: &Matching| {
+            matching.host.as_ref().is_none_or(|own| own.fits(host))
+                && matching.path.as_ref().is_none_or(|own| own.fits(path).is_some())
+        };
+        let climbs = climbs(path) && !self.routes.iter().all(|(_, m)| *m == Matching::default());
+        let fitting = self.routes.iter().filter(|(_, matching)| !climbs && fits(matching));
+        fitting.map(|(number, _)| *number).collect()
+    }
+
     fn find_parts<'p>(&self, method: &str, host: Option<&str>, path: &'p str) -> Found<'p> {
         if let [(number, only)] = self.routes.as_slice()
             && *only == Matching::default()

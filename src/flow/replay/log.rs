@@ -8,7 +8,7 @@ use slab::Slab;
 
 use super::ids::{self, UpstreamIds};
 use crate::buf::Block;
-use crate::limits::{READ_BUFFER_BYTES, WRITE_SLICES_MAX};
+use crate::limits::{READ_BUFFER_BYTES, READERS_MAX, WRITE_SLICES_MAX};
 use crate::sse::event::skip_gap;
 use crate::sse::frames::{FrameTooLarge, Frames};
 use crate::sse::sequence::{StreamText, digits, digits_len};
@@ -146,6 +146,10 @@ struct Reader {
     waker: Option<Waker>,
     /// Another reader has come, perhaps in its place.
     suspect: bool,
+    /// So many others have come that it must go.
+    replaced: bool,
+    /// How many came before it.
+    number: u64,
 }
 
 /// See the module's description.
@@ -164,6 +168,8 @@ pub struct Log {
     fresh: bool,
     upstream_ids: UpstreamIds,
     readers: Slab<Reader>,
+    /// Readers that ever came.
+    came: u64,
     /// The furthest place any reader has ever had.
     read_to: u64,
     paused: bool,
@@ -183,6 +189,7 @@ impl Log {
             fresh: true,
             upstream_ids,
             readers: Slab::new(),
+            came: 0,
             read_to: 0,
             paused: false,
             over: false,
@@ -320,7 +327,8 @@ impl Log {
     }
 
     fn furthest(&self) -> Option<u64> {
-        self.readers.iter().map(|(_, reader)| reader.position).max()
+        let staying = self.readers.iter().filter(|(_, reader)| !reader.replaced);
+        staying.map(|(_, reader)| reader.position).max()
     }
 
     /// Readers there are.
@@ -367,8 +375,19 @@ impl Log {
         for (_, other) in &mut self.readers {
             other.suspect = true;
         }
+        let staying = self.readers.iter_mut().filter(|(_, reader)| !reader.replaced);
+        if staying.count() >= READERS_MAX {
+            // A client that has lost so many connections which seem to live must not be refused.
+            let staying = self.readers.iter_mut().filter(|(_, reader)| !reader.replaced);
+            if let Some((_, oldest)) = staying.min_by_key(|(_, reader)| reader.number) {
+                oldest.replaced = true;
+            }
+        }
         self.wake_readers();
-        let reader = Reader { position, sequence, offset: 0, waker: None, suspect: false };
+        let number = self.came;
+        self.came += 1;
+        let (offset, waker, suspect, replaced) = (0, None, false, false);
+        let reader = Reader { position, sequence, offset, waker, suspect, replaced, number };
         Ok(ReaderKey(self.readers.insert(reader)))
     }
 
@@ -421,6 +440,11 @@ impl Log {
     /// Whether a reader has fallen out of the log: frames it still wants are no longer kept.
     pub fn has_gap(&self, key: ReaderKey) -> bool {
         self.readers.get(key.0).is_none_or(|reader| reader.position < self.start().0)
+    }
+
+    /// Whether a reader must go, because so many came after it.
+    pub fn is_replaced(&self, key: ReaderKey) -> bool {
+        self.readers.get(key.0).is_none_or(|reader| reader.replaced)
     }
 
     /// Whether a reader has been sent all there is.

@@ -78,6 +78,11 @@ pub struct Kept {
 }
 
 impl Kept {
+    /// The number of its route; none that there is, once it is cancelled.
+    pub fn route(&self) -> usize {
+        self.route
+    }
+
     /// When its source is to be ended for want of a reader.
     pub fn deadline(&self) -> Option<Instant> {
         self.unread_since.map(|since| since + self.terms.grace)

@@ -26,10 +26,11 @@ use std::time::Instant;
 
 use super::Core;
 use crate::clock;
-use crate::flow::replay::{ReaderKey, Shelf};
+use crate::flow::replay::{Kept, ReaderKey, Shelf};
 use crate::sse::sequence::Epoch;
 use crate::telemetry::metrics::WorkerMetrics;
 use handover::Neighbours;
+use request::Named;
 
 /// What one core knows of streams that are kept.
 pub struct Resume {
@@ -53,6 +54,13 @@ impl Resume {
         let number = u16::try_from(core).unwrap_or(u16::MAX);
         let shelf = Shelf::new(number, parts.epoch, parts.bytes_max);
         Self { shelf: RefCell::new(shelf), neighbours: parts.neighbours }
+    }
+
+    /// The route of the stream that a request names, if it could be one: who may have it is asked
+    /// later.
+    pub(super) fn route_of(&self, named: Named) -> Option<usize> {
+        let Named::Id(id) = named else { return None };
+        self.shelf.borrow().stream(id.stream.slot).map(Kept::route)
     }
 
     /// Drops what has been kept long enough.

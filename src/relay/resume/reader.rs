@@ -213,6 +213,9 @@ impl Reading<'_> {
             let Some(kept) = shelf.stream_mut(self.seat.slot) else { return true };
             kept.log.watch(reader, cx.waker());
             let log = &kept.log;
+            if log.is_replaced(reader) {
+                return true;
+            }
             let more = !log.is_caught_up(reader) || log.is_over() || log.has_gap(reader);
             more && !self.blocked || log.is_suspect(reader)
         });
@@ -221,6 +224,14 @@ impl Reading<'_> {
 
     /// Sends what can be sent; the end, when all of it was.
     fn turn(&mut self, now: Instant) -> Result<Option<End>, Failure> {
+        let (slot, reader) = (self.seat.slot, self.seat.reader);
+        let replaced = self
+            .seat
+            .with(|shelf| shelf.stream(slot).is_some_and(|kept| kept.log.is_replaced(reader)));
+        if replaced == Some(true) {
+            self.connection.core().metrics.readers_replaced.inc();
+            return Err(gone(Outcome::ClientGone, "so many newer connections read this stream"));
+        }
         for _ in 0..READS_PER_TURN_MAX {
             if self.blocked {
                 return Ok(None);

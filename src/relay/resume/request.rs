@@ -19,7 +19,6 @@ use crate::flow::replay::{Coming, Credential, Found};
 use crate::http1::Version;
 use crate::http1::head::{BodyFraming, RequestHead, ResponseHead};
 use crate::http1::query;
-use crate::limits::READERS_MAX;
 use crate::outcome::Outcome;
 use crate::sse::sequence::EventId;
 
@@ -96,13 +95,6 @@ pub(in super::super) async fn come_back(
     let (status, outcome, message) = match found {
         Found::Reader(slot, reader) => {
             let seat = Seat { core: Rc::clone(&core), slot, reader };
-            let readers = seat.with(|shelf| shelf.stream(slot).map(|kept| kept.log.readers()));
-            if readers.flatten().is_some_and(|readers| readers > READERS_MAX) {
-                let message = format!("the stream has {READERS_MAX} readers already");
-                let mut refusal = Refusal::new(503, Outcome::Overloaded, message);
-                (refusal.body_read, refusal.fields) = (true, way.cors.clone());
-                return Err(refuse(connection, head, record, refusal).await);
-            }
             metrics.readers_back.inc();
             record.stream.set(true);
             record.live.state.set("streaming");

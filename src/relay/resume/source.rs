@@ -134,6 +134,10 @@ impl Source {
         if self.core.stage() == Stage::Ending {
             return Err(failure(Outcome::Drained, "the relay is shutting down"));
         }
+        // Nobody can come back any more: no connection is accepted.
+        if self.core.stage() != Stage::Serving && self.is_unread() {
+            return Err(failure(Outcome::Drained, "the relay is shutting down, and nobody reads"));
+        }
         let cancelled =
             self.with(|shelf| shelf.stream(self.slot).is_none_or(|kept| kept.cancelled));
         if cancelled != Some(false) {
@@ -142,14 +146,19 @@ impl Source {
         Ok(())
     }
 
+    fn is_unread(&self) -> bool {
+        let unread =
+            self.with(|shelf| shelf.stream(self.slot).is_none_or(|kept| kept.log.readers() == 0));
+        unread != Some(false)
+    }
+
     /// Notes whether reading is paused, and what the stream is shown as.
     fn pause(&mut self, now: Instant) -> bool {
         let paused = !self.wants_more();
-        let detached =
-            self.with(|shelf| shelf.stream(self.slot).is_some_and(|kept| kept.log.readers() == 0));
+        let detached = self.is_unread();
         self.response.body.timers.set_paused(now, paused);
         let state = match (detached, paused) {
-            (Some(true), _) => "detached",
+            (true, _) => "detached",
             (_, true) => "paused",
             (_, false) => "streaming",
         };

@@ -9,6 +9,7 @@ use std::io::IoSlice;
 use fastrand::Rng;
 
 use super::*;
+use crate::clock;
 use crate::flow::replay::log::{Framing, Lines};
 use crate::limits::WRITE_SLICES_MAX;
 use crate::sse::sequence::Epoch;
@@ -79,7 +80,7 @@ impl World {
         let shelf = |core| Shelf::new(core, epoch, SHELF_BYTES_MAX);
         Self {
             rng: Rng::with_seed(seed),
-            now: Instant::now(),
+            now: clock::now(),
             cores: (0..CORES).map(shelf).collect(),
             streams: Vec::new(),
             clients: Vec::new(),
@@ -353,7 +354,7 @@ fn every_schedule_ends_with_all_frames_in_order_or_a_told_reason() {
 #[test]
 fn a_stream_whose_place_is_taken_by_another_is_not_found_in_it() {
     let mut shelf = Shelf::new(0, Epoch::new([1; 6]), 1 << 20);
-    let now = Instant::now();
+    let now = clock::now();
     let (slot, reader) = shelf.begin([1; 14], 0, RIGHT, terms());
     let old = shelf.stream(slot).expect("there").text;
     shelf.finish(slot, Outcome::Done, true, now);
@@ -369,7 +370,7 @@ fn a_stream_whose_place_is_taken_by_another_is_not_found_in_it() {
 #[test]
 fn what_finished_first_makes_room_first_and_readers_keep_theirs() {
     let mut shelf = Shelf::new(0, Epoch::new([1; 6]), 64 * 1024);
-    let now = Instant::now();
+    let now = clock::now();
     let mut begun = |secret: u8, leaves: bool| {
         let (slot, reader) = shelf.begin([secret; 14], 0, RIGHT, terms());
         let reader = reader.expect("fresh");
