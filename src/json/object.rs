@@ -30,6 +30,11 @@ impl Path {
         fits.then(|| Self(names.into_iter().map(String::into_boxed_str).collect()))
     }
 
+    /// The path of these names, none of which is empty.
+    pub fn of<const N: usize>(names: [&str; N]) -> Self {
+        Self(names.into_iter().map(Into::into).collect())
+    }
+
     /// The member's own name.
     pub fn name(&self) -> &str {
         self.0.last().map_or("", |name| name)

@@ -4,6 +4,7 @@
 pub mod script;
 pub mod serve;
 pub mod text;
+mod tools;
 
 use std::io;
 

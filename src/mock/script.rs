@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 /// Every name with what it does, as `/mock` shows them.
-pub const NAMES: [(&str, &str); 25] = [
+pub const NAMES: [(&str, &str); 27] = [
     ("tokens", "tokens of the answer"),
+    ("tools", "tool calls behind the text (OpenAI chat, Anthropic, DashScope)"),
     ("rate", "tokens per second, 0 for as fast as it goes"),
     ("batch", "write so many tokens at once, at the same mean rate"),
     ("jitter", "percent by which each token's time varies, by seed"),
@@ -18,6 +19,7 @@ pub const NAMES: [(&str, &str); 25] = [
     ("eol", "lf, crlf or cr"),
     ("huge", "bytes of one huge frame in the middle"),
     ("status", "answer with this status and a JSON error"),
+    ("strict", "1: refuse what the provider would (Anthropic, DashScope)"),
     ("early", "answer with this status before the body is read, then close"),
     ("retry_after", "seconds, beside status"),
     ("fail_first", "N:STATUS or N:close, for the first N requests with the same key"),
@@ -58,6 +60,7 @@ pub enum Failing {
 #[allow(missing_docs)] // see NAMES
 pub struct Script {
     pub tokens: u32,
+    pub tools: u32,
     pub rate: f64,
     pub batch: u32,
     pub jitter: u32,
@@ -70,6 +73,7 @@ pub struct Script {
     pub eol: &'static str,
     pub huge: usize,
     pub status: Option<u16>,
+    pub strict: bool,
     pub early: Option<u16>,
     pub retry_after: Option<u64>,
     pub fail_first: Option<(u32, Failing)>,
@@ -111,6 +115,7 @@ impl Script {
         let millis = || number(name, value).map(Duration::from_millis);
         match name {
             "tokens" => self.tokens = number(name, value)?,
+            "tools" => self.tools = number::<u32>(name, value)?.min(100),
             "rate" => self.rate = number(name, value)?,
             "batch" => self.batch = number(name, value)?,
             "jitter" => self.jitter = number::<u32>(name, value)?.min(100),
@@ -134,6 +139,7 @@ impl Script {
             }
             "huge" => self.huge = number::<usize>(name, value)?.min(256 << 20),
             "status" => self.status = Some(number(name, value)?),
+            "strict" => self.strict = value == "1",
             "early" => self.early = Some(number(name, value)?),
             "retry_after" => self.retry_after = Some(number(name, value)?),
             "fail_first" => {

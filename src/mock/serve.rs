@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use super::script::{Failing, Framing, NAMES, Script};
 use super::text::{Answer, Asked};
+use super::tools;
 use crate::clock;
 use crate::demo;
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, ErrorText};
 use crate::http1::Status;
 use crate::http1::body::{BodyDecoder, Step};
 use crate::http1::head::{RequestHead, parse_request};
@@ -239,6 +240,11 @@ impl Connection {
             self.respond(404, "", "not found; see GET /mock\n").await?;
             return Ok(true);
         }
+        let dialect = match head.path() {
+            // Short for OpenAI's own path, as in examples/chat.toml.
+            "/v1/chat" => Dialect::OpenAiChat,
+            path => Dialect::from_request(path, |name| head.field(name).is_some()),
+        };
         if let Some((times, how)) = script.fail_first {
             let failed = {
                 let mut failed = self.mock.failed.borrow_mut();
@@ -248,18 +254,21 @@ impl Connection {
             };
             match how {
                 Failing::Close if failed => return Err(Gone),
-                Failing::Status(status) if failed => return self.fail(status, script).await,
+                Failing::Status(status) if failed => {
+                    return self.fail(status, dialect, script).await;
+                }
                 _ => {}
             }
         }
         if let Some(status) = script.status {
-            return self.fail(status, script).await;
+            return self.fail(status, dialect, script).await;
         }
-        let dialect = match head.path() {
-            // Short for OpenAI's own path, as in examples/chat.toml.
-            "/v1/chat" => Dialect::OpenAiChat,
-            path => Dialect::from_request(path, |name| head.field(name).is_some()),
-        };
+        if script.strict
+            && let Some(why) = tools::refusal(dialect, body)
+        {
+            self.respond(400, "", &refusal(400, dialect, "invalid_request", &why)).await?;
+            return Ok(true);
+        }
         let mut asked = Asked::read(body);
         asked.stream |= matches!(dialect, Dialect::Generic | Dialect::Gemini)
             || head.field("x-dashscope-sse").is_some()
@@ -301,11 +310,15 @@ impl Connection {
         })
     }
 
-    async fn fail(&mut self, status: u16, script: &Script) -> Result<bool, Gone> {
+    async fn fail(
+        &mut self,
+        status: u16,
+        dialect: Dialect,
+        script: &Script,
+    ) -> Result<bool, Gone> {
         let after = script.retry_after.map(|s| format!("Retry-After: {s}\r\n")).unwrap_or_default();
-        let body =
-            r#"{"error":{"message":"the mock was told to fail","type":"mock","code":"mock"}}"#;
-        self.respond(status, &after, body).await?;
+        let body = refusal(status, dialect, "mock", "the mock was told to fail");
+        self.respond(status, &after, &body).await?;
         Ok(true)
     }
 
@@ -496,6 +509,14 @@ impl Connection {
         })
         .await
     }
+}
+
+/// An error as the provider that speaks `dialect` tells it beside a status.
+fn refusal(status: u16, dialect: Dialect, code: &str, message: &str) -> String {
+    let mut body = Vec::new();
+    let error = ErrorText { status, code, message, request_id: "mock", sequence: 0 };
+    dialect.error_body(&error, &mut body);
+    String::from_utf8_lossy(&body).into_owned()
 }
 
 /// `bytes` as a gzip member of stored blocks (RFC 1951, section 3.2.4; RFC 1952).

@@ -35,12 +35,13 @@ const WORDS: [&str; 24] = [
 
 /// One answer, frame by frame; rendered as it is sent, however long it is.
 pub struct Answer<'a> {
-    script: &'a Script,
-    dialect: Dialect,
+    pub(super) script: &'a Script,
+    pub(super) dialect: Dialect,
     model: String,
     id: String,
     usage: bool,
-    incremental: bool,
+    pub(super) incremental: bool,
+    messages: bool,
 }
 
 /// What of a request the answer depends on.
@@ -54,6 +55,8 @@ pub struct Asked {
     pub usage: bool,
     /// Deltas instead of the text so far (DashScope).
     pub incremental: bool,
+    /// The answer as messages of choices (DashScope).
+    pub messages: bool,
 }
 
 impl Asked {
@@ -65,6 +68,7 @@ impl Asked {
             stream: body["stream"].as_bool().unwrap_or(false),
             usage: body["stream_options"]["include_usage"].as_bool().unwrap_or(false),
             incremental: body["parameters"]["incremental_output"].as_bool().unwrap_or(false),
+            messages: body["parameters"]["result_format"] == "message",
         }
     }
 }
@@ -73,8 +77,10 @@ impl<'a> Answer<'a> {
     /// The answer to `asked` by `script`.
     pub fn new(script: &'a Script, dialect: Dialect, asked: Asked) -> Self {
         let id = format!("mock{:016x}", fastrand::Rng::with_seed(script.seed).u64(..));
-        let (usage, incremental) = (asked.usage, asked.incremental);
-        Self { script, dialect, model: asked.model, id, usage, incremental }
+        let Asked { model, usage, incremental, messages, .. } = asked;
+        // Calls have a place in messages alone.
+        let messages = messages || script.tools > 0;
+        Self { script, dialect, model, id, usage, incremental, messages }
     }
 
     fn tokens(&self) -> impl Iterator<Item = String> + use<'a> {
@@ -162,8 +168,8 @@ impl<'a> Answer<'a> {
                     so_far.push_str(token);
                 }
                 let text = if self.incremental { token } else { so_far.as_str() };
-                let data = self.dashscope_data(text, if last { "stop" } else { "null" }, n + 1);
-                format!("id:{}\nevent:result\n:HTTP_STATUS/200\ndata:{data}\n\n", n + 1)
+                let finish = if last && !self.calls_tools() { "stop" } else { "null" };
+                self.dashscope_frame(n + 1, &self.dashscope_data(text, finish, n + 1))
             }
             Dialect::Gemini => self.gemini(n, token, last),
             Dialect::Generic => format!("data: {}\n\n", token.replace('\n', "\ndata: ")),
@@ -172,7 +178,7 @@ impl<'a> Answer<'a> {
 
     /// How many frames [`closing`](Self::closing) has.
     fn closing_frames(&self) -> usize {
-        match self.dialect {
+        self.tool_frames_count() + match self.dialect {
             Dialect::OpenAiChat => 2 + usize::from(self.usage),
             Dialect::OpenAiResponses => 4,
             Dialect::Anthropic => 3,
@@ -186,7 +192,9 @@ impl<'a> Answer<'a> {
         let done = || "data: [DONE]\n\n".to_owned();
         match self.dialect {
             Dialect::OpenAiChat => {
-                let mut frames = vec![self.chunk(delta(&json!({}), json!("stop")), Value::Null)];
+                let finish = if self.calls_tools() { "tool_calls" } else { "stop" };
+                let mut frames = self.tool_frames();
+                frames.push(self.chunk(delta(&json!({}), json!(finish)), Value::Null));
                 if self.usage {
                     frames.push(self.chunk(json!([]), self.openai_usage()));
                 }
@@ -194,19 +202,26 @@ impl<'a> Answer<'a> {
                 frames
             }
             Dialect::OpenAiResponses => self.responses_closing(),
-            Dialect::Anthropic => vec![
-                named(&json!({"type": "content_block_stop", "index": 0})),
-                named(&json!({"type": "message_delta",
-                    "delta": {"stop_reason": "end_turn", "stop_sequence": null},
-                    "usage": {"output_tokens": self.script.tokens}})),
-                named(&json!({"type": "message_stop"})),
-            ],
-            Dialect::DashScope | Dialect::Gemini => Vec::new(),
+            Dialect::Anthropic => {
+                let mut frames = vec![named(&json!({"type": "content_block_stop", "index": 0}))];
+                frames.extend(self.tool_frames());
+                frames.push(named(&json!({"type": "message_delta",
+                    "delta": {"stop_reason": self.anthropic_stop(), "stop_sequence": null},
+                    "usage": {"output_tokens": self.script.tokens}})));
+                frames.push(named(&json!({"type": "message_stop"})));
+                frames
+            }
+            Dialect::DashScope => self.tool_frames(),
+            Dialect::Gemini => Vec::new(),
             Dialect::Generic => vec![done()],
         }
     }
 
-    fn chunk(&self, choices: Value, usage: Value) -> String {
+    fn anthropic_stop(&self) -> &'static str {
+        if self.calls_tools() { "tool_use" } else { "end_turn" }
+    }
+
+    pub(super) fn chunk(&self, choices: Value, usage: Value) -> String {
         let mut chunk = json!({
             "id": format!("chatcmpl-{}", self.id), "object": "chat.completion.chunk",
             "created": 1_700_000_000, "model": self.model, "system_fingerprint": null,
@@ -237,9 +252,11 @@ impl<'a> Answer<'a> {
     }
 
     fn anthropic_message(&self, text: &str) -> Value {
+        let mut content = vec![json!({"type": "text", "text": text})];
+        content.extend(self.whole_calls());
         json!({"id": format!("msg_{}", self.id), "type": "message", "role": "assistant",
-            "model": self.model, "content": [{"type": "text", "text": text}],
-            "stop_reason": "end_turn", "stop_sequence": null,
+            "model": self.model, "content": content,
+            "stop_reason": self.anthropic_stop(), "stop_sequence": null,
             "usage": {"input_tokens": 7, "output_tokens": self.script.tokens}})
     }
 
@@ -296,9 +313,24 @@ impl<'a> Answer<'a> {
     }
 
     fn dashscope_data(&self, text: &str, finish: &str, output: usize) -> Value {
-        json!({"output": {"text": text, "finish_reason": finish},
+        let message = json!({"role": "assistant", "content": text});
+        let said = if self.messages {
+            json!({ "choices": [{"message": message, "finish_reason": finish}] })
+        } else {
+            json!({"text": text, "finish_reason": finish})
+        };
+        self.dashscope_answer(&said, output)
+    }
+
+    pub(super) fn dashscope_answer(&self, said: &Value, output: usize) -> Value {
+        json!({"output": said,
             "usage": {"input_tokens": 7, "output_tokens": output, "total_tokens": output + 7},
             "request_id": self.id})
+    }
+
+    /// An event as DashScope frames it: no space behind the colons, its status in a comment.
+    pub(super) fn dashscope_frame(&self, number: usize, data: &Value) -> String {
+        format!("id:{number}\nevent:result\n:HTTP_STATUS/200\ndata:{data}\n\n")
     }
 
     fn gemini(&self, n: usize, token: &str, last: bool) -> String {
@@ -316,15 +348,30 @@ impl<'a> Answer<'a> {
     /// The whole answer as one JSON document.
     pub fn document(&self) -> Value {
         match self.dialect {
-            Dialect::OpenAiChat => json!({"id": format!("chatcmpl-{}", self.id),
-                "object": "chat.completion", "created": 1_700_000_000, "model": self.model,
-                "choices": [{"index": 0, "finish_reason": "stop", "logprobs": null,
-                    "message": {"role": "assistant", "content": self.text(), "refusal": null}}],
-                "usage": self.openai_usage()}),
+            Dialect::OpenAiChat => {
+                let mut message =
+                    json!({"role": "assistant", "content": self.text(), "refusal": null});
+                if self.calls_tools() {
+                    message["tool_calls"] = json!(self.whole_calls());
+                }
+                let finish = if self.calls_tools() { "tool_calls" } else { "stop" };
+                json!({"id": format!("chatcmpl-{}", self.id),
+                    "object": "chat.completion", "created": 1_700_000_000, "model": self.model,
+                    "choices": [{"index": 0, "finish_reason": finish, "logprobs": null,
+                        "message": message}],
+                    "usage": self.openai_usage()})
+            }
             Dialect::OpenAiResponses => self.response("completed"),
             Dialect::Anthropic => self.anthropic_message(&self.text()),
             Dialect::DashScope => {
-                self.dashscope_data(&self.text(), "stop", self.script.tokens as usize)
+                let finish = if self.calls_tools() { "tool_calls" } else { "stop" };
+                let tokens = self.script.tokens as usize;
+                let mut data = self.dashscope_data(&self.text(), finish, tokens);
+                if self.calls_tools() {
+                    data["output"]["choices"][0]["message"]["tool_calls"] =
+                        json!(self.whole_calls());
+                }
+                data
             }
             Dialect::Gemini | Dialect::Generic => json!({"text": self.text()}),
         }
@@ -334,7 +381,7 @@ impl<'a> Answer<'a> {
 /// Frames of the Responses API before the first token.
 const RESPONSES_OPENING: usize = 4;
 
-fn delta(delta: &Value, finish: Value) -> Value {
+pub(super) fn delta(delta: &Value, finish: Value) -> Value {
     json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish}])
 }
 
@@ -343,7 +390,7 @@ fn part(text: &str) -> Value {
 }
 
 /// An event named by its type.
-fn named(data: &Value) -> String {
+pub(super) fn named(data: &Value) -> String {
     format!("event: {}\ndata: {data}\n\n", data["type"].as_str().unwrap_or_default())
 }
 

@@ -110,6 +110,7 @@ struct Own {
     body: Vec<u8>,
     target: String,
     collects: bool,
+    asked: Asked,
 }
 
 /// Reads the body, checks and changes it, where the route wants that.
@@ -139,6 +140,7 @@ async fn own_request(
         body: made.body,
         target: made.target,
         collects: made.collects,
+        asked: made.asked,
     }))
 }
 
@@ -169,8 +171,10 @@ impl Request<'_> {
         if matches!(route.shaping, Shaping::Passthrough) && route.body.collect == Collect::Off {
             return Asked::default();
         }
-        let own = self.own.as_ref().map(|own| own.body.as_slice());
-        own.or_else(|| body.kept()).map_or_else(Asked::default, Asked::read)
+        match &self.own {
+            Some(own) => own.asked,
+            None => body.kept().map_or_else(Asked::default, Asked::read),
+        }
     }
 
     /// What goes up first, to this endpoint.
@@ -245,7 +249,8 @@ impl Tried<'_> {
     ) -> Option<Duration> {
         if failure.phase == Phase::Connect && failure.side == Side::Upstream {
             upstream.rest(clock::now());
-            if failure.retryable == Retryable::Always && self.group.has_others(self.numbers) {
+            // Nothing was sent, not even where TLS failed that would only fail again here.
+            if self.group.has_others(self.numbers) {
                 return body.kept().map(|_| Duration::ZERO);
             }
         }

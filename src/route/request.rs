@@ -5,12 +5,21 @@
 //! them, members are renamed, removed, given defaults, set; then `stream` and `include_usage`.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use super::template::Template;
 use crate::dialect::Dialect;
 use crate::dialect::read::Increments;
 use crate::http1::query;
 use crate::json::{EditError, JsonError, Kind, Object, Path, scan};
+
+/// Where a request asks for a stream, in most dialects.
+static STREAM: LazyLock<Path> = LazyLock::new(|| Path::of(["stream"]));
+/// Where it asks for the stream's usage, in OpenAI's.
+static USAGE: LazyLock<Path> = LazyLock::new(|| Path::of(["stream_options", "include_usage"]));
+/// Where it asks for what is new alone, in DashScope's.
+static INCREMENTAL: LazyLock<Path> =
+    LazyLock::new(|| Path::of(["parameters", "incremental_output"]));
 
 /// What a field must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +170,8 @@ pub struct Made {
     pub target: String,
     /// The answer is to be collected.
     pub collects: bool,
+    /// What the answer's telling depends on.
+    pub asked: Asked,
 }
 
 impl BodyRules {
@@ -202,6 +213,10 @@ impl BodyRules {
         for rule in &self.fields {
             rule.check(&object)?;
         }
+        // What the client asked for, whatever of it goes on.
+        let wish = if self.collect == Collect::Off { None } else { object.value(&STREAM)? };
+        let wish = wish.and_then(|value| value.parse().ok());
+        let include_usage = is_true(&object, &USAGE);
         let mut made = String::new();
         if let Some(template) = &self.template {
             template.render(&object, &mut made)?;
@@ -217,8 +232,9 @@ impl BodyRules {
         }
         let path = query::split(&target).0;
         let collects = self.collect.takes(path, dialect) && self.stream != Some(StreamRule::Force);
-        let collects = self.stream(&mut object, dialect, collects)?;
-        Ok(Made { body: object.to_string().into_bytes(), target, collects })
+        let collects = self.stream(&mut object, dialect, (collects, wish))?;
+        let asked = Asked { include_usage, ..Asked::of(&object) };
+        Ok(Made { body: object.to_string().into_bytes(), target, collects, asked })
     }
 
     /// Moves the fields that are wanted from the query to the body.
@@ -260,35 +276,30 @@ impl BodyRules {
     }
 
     /// Sees to `stream` and to usage; true where a stream is `wanted` that the client has not asked
-    /// for.
+    /// for: by its own `wish`, where it has said one, else by what the route makes of the request.
     fn stream(
         &self,
         object: &mut Object<'_>,
         dialect: Dialect,
-        wanted: bool,
+        (wanted, wish): (bool, Option<bool>),
     ) -> Result<bool, Refused> {
-        let (Some(stream), Some(usage)) =
-            (Path::read("stream"), Path::read("stream_options.include_usage"))
-        else {
-            return Ok(false);
-        };
-        let streams = object.value(&stream)?.as_deref() == Some("true");
+        let streams = object.value(&STREAM)?.as_deref() == Some("true");
         match self.stream {
-            Some(StreamRule::Force) => object.set(&stream, "true")?,
+            Some(StreamRule::Force) => object.set(&STREAM, "true")?,
             Some(StreamRule::Forbid) if streams => {
                 let message = "field \"stream\" must not be true: streams are not given here";
                 return Err(Refused::new(message));
             }
             _ => {}
         }
-        let collects = wanted && !streams;
+        let collects = wanted && !wish.unwrap_or(streams);
         if collects && has_stream_member(dialect) {
-            object.set(&stream, "true")?;
+            object.set(&STREAM, "true")?;
         }
         let streams = streams || collects || self.stream == Some(StreamRule::Force);
         // An answer that is no stream always tells its usage.
         if (self.include_usage || collects) && streams && asks_usage(dialect) {
-            object.set(&usage, "true")?;
+            object.set(&USAGE, "true")?;
         }
         Ok(collects)
     }
@@ -306,18 +317,20 @@ pub struct Asked {
 impl Asked {
     /// Reads it from a body; one that is no JSON object asks for nothing.
     pub fn read(body: &[u8]) -> Self {
-        let Ok(object) = Object::read(body) else { return Self::default() };
-        let is_true = |path: &str| {
-            let value =
-                Path::read(path).and_then(|path| Some(object.value(&path).ok()??.into_owned()));
-            value.as_deref() == Some("true")
-        };
-        let new = is_true("parameters.incremental_output");
+        Object::read(body).map_or_else(|_| Self::default(), |object| Self::of(&object))
+    }
+
+    fn of(object: &Object<'_>) -> Self {
+        let new = is_true(object, &INCREMENTAL);
         Self {
             increments: if new { Increments::New } else { Increments::SoFar },
-            include_usage: is_true("stream_options.include_usage"),
+            include_usage: is_true(object, &USAGE),
         }
     }
+}
+
+fn is_true(object: &Object<'_>, path: &Path) -> bool {
+    object.value(path).ok().flatten().as_deref() == Some("true")
 }
 
 /// Whether a stream of this dialect ends with its usage only where it is asked for
@@ -447,6 +460,42 @@ mod tests {
         let anthropic = applied(Collect::All, "{}", "/v1/messages", Dialect::Anthropic);
         assert_eq!(anthropic, (streams, true));
         assert_eq!(applied(Collect::All, "{}", "/x", Dialect::DashScope), ("{}".to_owned(), true));
+    }
+
+    #[test]
+    fn what_the_client_asked_for_counts_where_its_body_is_made_anew() {
+        let template = Template::Object(vec![(
+            "input".into(),
+            Template::Field { from: path("messages"), default: None },
+        )]);
+        let rules = BodyRules {
+            template: Some(template),
+            edits: vec![Edit::Set(path("parameters.incremental_output"), "true".into())],
+            collect: Collect::All,
+            ..BodyRules::default()
+        };
+        let made = |body: &str| {
+            rules.apply(body.as_bytes(), "/x", Dialect::DashScope).expect("applies")
+        };
+        let streams =
+            made(r#"{"messages":[],"stream":true,"stream_options":{"include_usage":true}}"#);
+        let wanted = r#"{"input":[],"parameters":{"incremental_output":true}}"#;
+        assert_eq!((streams.body.as_slice(), streams.collects), (wanted.as_bytes(), false));
+        assert_eq!(streams.asked, Asked { increments: Increments::New, include_usage: true });
+        for body in [r#"{"messages":[],"stream":false}"#, r#"{"messages":[]}"#] {
+            let made = made(body);
+            assert_eq!((made.collects, made.asked.include_usage), (true, false), "{body}");
+        }
+        // What the route asks for counts where the client says nothing.
+        let rules = BodyRules {
+            edits: vec![Edit::Default(path("stream"), "true".into())],
+            collect: Collect::All,
+            ..BodyRules::default()
+        };
+        let collects = |body: &str| {
+            rules.apply(body.as_bytes(), "/x", Dialect::OpenAiChat).expect("applies").collects
+        };
+        assert!(!collects("{}") && collects(r#"{"stream":false}"#));
     }
 
     #[test]
