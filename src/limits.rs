@@ -37,6 +37,10 @@ pub const ENDPOINT_RESTS: Duration = Duration::from_secs(5);
 /// Bytes of an answer that is collected for a client which asked for no stream.
 pub const COLLECTED_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// Bytes of an error's body that is told in other words. Providers' are a few hundred; some repeat
+/// the request.
+pub const ERROR_BODY_BYTES_MAX: usize = 64 * 1024;
+
 /// Bytes of a frame that is held until it is whole, default of `--max-frame-bytes`.
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes buffered for a slow downstream at which upstream reads pause, default of

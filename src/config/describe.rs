@@ -84,7 +84,7 @@ impl Plan {
         }
         let dialect = route.dialect.map_or("recognised", |dialect| dialect.as_str());
         rows.push(("dialect", dialect.to_owned()));
-        rows.push(("response", response(&route.shaping).to_owned()));
+        rows.push(("response", response(&route.shaping)));
         let credentials = if route.forwards_credentials { "forwarded" } else { "kept here" };
         rows.push(("client's credentials", credentials.to_owned()));
         if let Some(max) = route.in_flight_max {
@@ -113,13 +113,16 @@ impl Plan {
     }
 }
 
-/// The word in the file.
-fn response(shaping: &Shaping) -> &'static str {
+/// The word in the file, and how errors are told that come early.
+fn response(shaping: &Shaping) -> String {
     match shaping {
-        Shaping::Passthrough => "passthrough",
-        Shaping::Tokens(rule) if rule.forward => "forward",
-        Shaping::Tokens(_) => "tokens",
-        Shaping::OpenAi(_) => "openai",
+        Shaping::Passthrough => "passthrough".to_owned(),
+        Shaping::Tokens(rule) => {
+            let word = if rule.forward { "forward" } else { "tokens" };
+            let errors = if rule.early { "events" } else { "a status" };
+            format!("{word}, early errors as {errors}")
+        }
+        Shaping::OpenAi(_) => "openai".to_owned(),
     }
 }
 

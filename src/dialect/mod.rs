@@ -15,6 +15,7 @@ mod heartbeat;
 pub mod json;
 pub mod peek;
 pub mod read;
+pub mod refusal;
 mod terminal;
 pub mod text;
 

@@ -573,6 +573,23 @@ impl Stream {
         frame
     }
 
+    /// Ends the body in order behind the event that named its failure; `told` is what
+    /// [`tell`](Self::tell) said. False where no such event went out: then only an abort shows that
+    /// the stream was not whole.
+    pub fn end_told(&mut self, told: bool) -> bool {
+        let named = self.shaped.as_ref().is_some_and(|shaped| {
+            shaped.shaper().has_told_failure() && (told || shaped.rewrites())
+        });
+        if !named || self.finished {
+            return false;
+        }
+        (self.ended, self.finished) = (true, true);
+        if self.outgoing == Outgoing::Chunked {
+            self.buffer.push_static(b"0\r\n\r\n");
+        }
+        true
+    }
+
     /// The frame that keeps this stream alive, where its reader bears one.
     pub fn heartbeat(&self) -> Option<&'static [u8]> {
         match &self.shaped {

@@ -310,12 +310,7 @@ impl Connection {
         })
     }
 
-    async fn fail(
-        &mut self,
-        status: u16,
-        dialect: Dialect,
-        script: &Script,
-    ) -> Result<bool, Gone> {
+    async fn fail(&mut self, status: u16, dialect: Dialect, script: &Script) -> Result<bool, Gone> {
         let after = script.retry_after.map(|s| format!("Retry-After: {s}\r\n")).unwrap_or_default();
         let body = refusal(status, dialect, "mock", "the mock was told to fail");
         self.respond(status, &after, &body).await?;

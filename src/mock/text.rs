@@ -178,13 +178,14 @@ impl<'a> Answer<'a> {
 
     /// How many frames [`closing`](Self::closing) has.
     fn closing_frames(&self) -> usize {
-        self.tool_frames_count() + match self.dialect {
-            Dialect::OpenAiChat => 2 + usize::from(self.usage),
-            Dialect::OpenAiResponses => 4,
-            Dialect::Anthropic => 3,
-            Dialect::DashScope | Dialect::Gemini => 0,
-            Dialect::Generic => 1,
-        }
+        self.tool_frames_count()
+            + match self.dialect {
+                Dialect::OpenAiChat => 2 + usize::from(self.usage),
+                Dialect::OpenAiResponses => 4,
+                Dialect::Anthropic => 3,
+                Dialect::DashScope | Dialect::Gemini => 0,
+                Dialect::Generic => 1,
+            }
     }
 
     /// The frames behind the last token.

@@ -137,9 +137,10 @@ pub(super) fn refusal(dialect: Dialect, body: &[u8]) -> Option<String> {
             if !body["max_tokens"].is_u64() {
                 return Some("max_tokens: Field required".to_owned());
             }
-            if let Some(name) = body.as_object().and_then(|object| {
-                object.keys().find(|name| !ANTHROPIC.contains(&name.as_str()))
-            }) {
+            if let Some(name) = body
+                .as_object()
+                .and_then(|object| object.keys().find(|name| !ANTHROPIC.contains(&name.as_str())))
+            {
                 return Some(format!("{name}: Extra inputs are not permitted"));
             }
             if !(body["stop_sequences"].is_null() || body["stop_sequences"].is_array()) {
@@ -151,7 +152,9 @@ pub(super) fn refusal(dialect: Dialect, body: &[u8]) -> Option<String> {
                     return Some(format!("messages: Unexpected role {role:?} at {n}"));
                 }
                 if !message["tool_calls"].is_null() {
-                    return Some(format!("messages.{n}.tool_calls: Extra inputs are not permitted"));
+                    return Some(format!(
+                        "messages.{n}.tool_calls: Extra inputs are not permitted"
+                    ));
                 }
             }
             let wrong = |tool: &Value| !tool["function"].is_null() || !tool["name"].is_string();

@@ -9,14 +9,8 @@ use crate::http1::forward::encode_own;
 
 /// An answer of the relay's own.
 pub struct Own<'a> {
-    /// Its status.
-    pub status: u16,
-    /// One word for programs.
-    pub code: &'a str,
-    /// One line for people.
-    pub message: &'a str,
-    /// The exchange's id.
-    pub request_id: &'a str,
+    /// Status, code, message and the exchange's id.
+    pub text: ErrorText<'a>,
     /// Whether the connection ends with it.
     pub close: bool,
     /// The request was HEAD: fields only.
@@ -27,28 +21,32 @@ pub struct Own<'a> {
 
 /// Writes `own` in the shape of `dialect`.
 pub fn encode(dialect: Dialect, own: &Own<'_>) -> Vec<u8> {
-    let text = ErrorText {
-        status: own.status,
-        code: own.code,
-        message: own.message,
-        request_id: own.request_id,
-        sequence: 0,
-    };
     let mut body = Vec::new();
-    dialect.error_body(&text, &mut body);
-    let date = httpdate::fmt_http_date(SystemTime::now());
-    let mut fields = vec![
-        ("Date", date.as_str()),
-        ("Content-Type", "application/json"),
-        ("Cache-Control", "no-store"),
-        ("X-Request-Id", own.request_id),
-    ];
-    if own.status == 503 {
+    dialect.error_body(&own.text, &mut body);
+    let mut fields = vec![("Content-Type", "application/json"), ("Cache-Control", "no-store")];
+    if own.text.status == 503 {
         fields.push(("Retry-After", "1"));
     }
+    put(own, own.text.status, &fields, &body)
+}
+
+/// Writes `events`, which tell it, as a whole stream.
+pub fn encode_events(own: &Own<'_>, events: &[u8]) -> Vec<u8> {
+    let fields = [
+        ("Content-Type", "text/event-stream; charset=utf-8"),
+        ("Cache-Control", "no-cache, no-transform"),
+        ("X-Accel-Buffering", "no"),
+    ];
+    put(own, 200, &fields, events)
+}
+
+fn put(own: &Own<'_>, status: u16, usual: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    let mut fields = vec![("Date", date.as_str()), ("X-Request-Id", own.text.request_id)];
+    fields.extend_from_slice(usual);
     fields.extend(own.fields.iter().map(|(name, value)| (*name, value.as_str())));
     let mut out = Vec::new();
-    encode_own(own.status, &fields, &body, own.close, own.head_only, &mut out);
+    encode_own(status, &fields, body, own.close, own.head_only, &mut out);
     out
 }
 

@@ -29,12 +29,23 @@ pub(super) struct Collected {
     pub extra: bool,
 }
 
-/// The stream on its way in.
+/// How a body ended in order.
+struct Ended {
+    /// By its length or last chunk, not merely by the connection's close.
+    delimited: bool,
+    /// Something stands behind it.
+    extra: bool,
+    bytes_in: u64,
+}
+
+/// Takes the payload of a body piece by piece.
+type Take<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), Failure>;
+
+/// A body on its way in.
 struct Incoming<'a> {
     upstream: &'a Transport,
     inbox: Inbox,
     decoder: BodyDecoder,
-    collector: Collector,
     bytes_in: u64,
     plan: &'a ExchangePlan,
     started: Instant,
@@ -46,23 +57,56 @@ struct Incoming<'a> {
 /// Why there is no answer.
 pub(super) async fn whole(
     connection: &mut Connection,
-    (upstream, answer, from): (&Transport, Answer, BodyFraming),
-    collector: Collector,
-    (plan, started): (&ExchangePlan, Instant),
+    incoming: (&Transport, Answer, BodyFraming),
+    mut collector: Collector,
+    limits: (&ExchangePlan, Instant),
 ) -> Result<Collected, Failure> {
-    let decoder = BodyDecoder::new(from);
-    let inbox = answer.rest;
-    let incoming = Incoming { upstream, inbox, decoder, collector, bytes_in: 0, plan, started };
-    connection.beside(incoming.run()).await?
+    let mut take = |payload: &[u8]| collector.feed(payload).map_err(|error| refused(&error));
+    let incoming = Incoming::new(incoming, limits);
+    let Ended { delimited, extra, bytes_in } = connection.beside(incoming.run(&mut take)).await??;
+    let body = collector.finish(delimited).map_err(|error| refused(&error))?;
+    Ok(Collected { body, bytes_in, extra })
 }
 
-impl Incoming<'_> {
-    async fn run(mut self) -> Result<Collected, Failure> {
+/// Reads a body of up to so many bytes to its end, while the client may leave.
+///
+/// # Errors
+/// Why it could not be read whole.
+pub(super) async fn bounded(
+    connection: &mut Connection,
+    incoming: (&Transport, Answer, BodyFraming),
+    bytes_max: usize,
+    limits: (&ExchangePlan, Instant),
+) -> Result<Collected, Failure> {
+    let mut body = Vec::new();
+    let mut take = |payload: &[u8]| {
+        if body.len() + payload.len() > bytes_max {
+            let message = format!("the upstream's error is longer than {bytes_max} bytes");
+            return Err(failure(Outcome::UpstreamProtocol, message));
+        }
+        body.extend_from_slice(payload);
+        Ok(())
+    };
+    let incoming = Incoming::new(incoming, limits);
+    let Ended { extra, bytes_in, .. } = connection.beside(incoming.run(&mut take)).await??;
+    Ok(Collected { body, bytes_in, extra })
+}
+
+impl<'a> Incoming<'a> {
+    fn new(
+        (upstream, answer, from): (&'a Transport, Answer, BodyFraming),
+        (plan, started): (&'a ExchangePlan, Instant),
+    ) -> Self {
+        let (inbox, decoder) = (answer.rest, BodyDecoder::new(from));
+        Self { upstream, inbox, decoder, bytes_in: 0, plan, started }
+    }
+
+    async fn run(mut self, each: Take<'_>) -> Result<Ended, Failure> {
         // Of what came with the head, the moment is now.
         let mut read_at = (!self.inbox.is_empty()).then(clock::now);
         loop {
-            if self.take()? {
-                return self.finish(true);
+            if self.take(&mut *each)? {
+                return Ok(self.ended(true));
             }
             let (wait, late) = self.wait(read_at);
             if timer::timeout(wait, self.upstream.readable()).await.is_none() {
@@ -72,7 +116,7 @@ impl Incoming<'_> {
                 Ok(Filled::More) => read_at = Some(clock::now()),
                 Ok(Filled::Nothing | Filled::Full) => {}
                 Ok(Filled::Closed) if self.decoder.at_eof() == Eof::Complete => {
-                    return self.finish(false);
+                    return Ok(self.ended(false));
                 }
                 Ok(Filled::Closed) => return Err(truncated()),
                 Err(error) => return Err(receive_failed(error)),
@@ -81,17 +125,20 @@ impl Incoming<'_> {
     }
 
     /// Takes what has come; true when the body is whole.
-    fn take(&mut self) -> Result<bool, Failure> {
-        let Self { inbox, decoder, collector, bytes_in, .. } = self;
+    fn take(&mut self, each: Take<'_>) -> Result<bool, Failure> {
+        let Self { inbox, decoder, bytes_in, .. } = self;
         inbox.decode(
             decoder,
             |error| malformed(Outcome::UpstreamProtocol, &error),
             |payload| {
-                collector.feed(payload).map_err(|error| refused(&error))?;
                 *bytes_in += payload.len() as u64;
-                Ok(())
+                each(payload)
             },
         )
+    }
+
+    fn ended(&self, delimited: bool) -> Ended {
+        Ended { delimited, extra: !self.inbox.is_empty(), bytes_in: self.bytes_in }
     }
 
     /// How long the next bytes may take, and what it is called when they do not come.
@@ -119,11 +166,6 @@ impl Incoming<'_> {
         let left = due
             .map_or(Duration::from_secs(30 * 24 * 3600), |due| due.saturating_duration_since(now));
         (left, failure(outcome, message))
-    }
-
-    fn finish(self, delimited: bool) -> Result<Collected, Failure> {
-        let body = self.collector.finish(delimited).map_err(|error| refused(&error))?;
-        Ok(Collected { body, bytes_in: self.bytes_in, extra: !self.inbox.is_empty() })
     }
 }
 

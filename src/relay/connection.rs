@@ -13,7 +13,7 @@ use super::inbox::{Filled, Inbox};
 use super::resume::handover::{self, Parcel};
 use super::{Core, Registration, Stage, exchange, record};
 use crate::clock;
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, ErrorText};
 use crate::error::{Failure, Phase};
 use crate::http1::Status;
 use crate::http1::head::{RequestHead, parse_request};
@@ -287,15 +287,8 @@ impl Connection {
 
     /// Answers what never became a request.
     async fn refuse(&mut self, status: u16, code: &str, message: &str) {
-        let own = Own {
-            status,
-            code,
-            message,
-            request_id: "-",
-            close: true,
-            head_only: false,
-            fields: &[],
-        };
+        let text = ErrorText { status, code, message, request_id: "-", sequence: 0 };
+        let own = Own { text, close: true, head_only: false, fields: &[] };
         let bytes = answer::encode(Dialect::Generic, &own);
         let outcome = if status == 408 { Outcome::RequestTimeout } else { Outcome::RequestRefused };
         record::refused(self.core(), self.peer, status, outcome, message);

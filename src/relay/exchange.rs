@@ -9,33 +9,31 @@ use std::time::Instant;
 use super::answer::{self, Own};
 use super::ask::Answer;
 use super::attempt::{self, Answered, Refusal};
-use super::collect;
 use super::connection::{After, Connection};
 use super::inbox::Inbox;
 use super::pump::{Body, Pump, malformed, send_queued};
 use super::record::Record;
 use super::resume::{Seat, reader, request, source};
 use super::routing::{self, RouteState, Unrouted, Way};
+use super::whole::{self, Source};
 use super::{Core, Stage};
 use crate::clock;
 use crate::dialect::Dialect;
 use crate::dialect::ErrorText;
 use crate::error::{Failure, Side};
 use crate::flow::replay;
-use crate::flow::stream::{Carried, Outgoing, Stream};
+use crate::flow::stream::{Outgoing, Stream};
 use crate::flow::timers::Timers;
 use crate::http1::body::BodyDecoder;
-use crate::http1::edits::Secret;
 use crate::http1::forward::{ForwardResponse, ResponseChanges, encode_response};
 use crate::http1::head::{BodyFraming, RequestHead, ResponseHead, parse_response};
 use crate::http1::{Status, Version};
-use crate::limits::{ABORT_DELAY, COLLECTED_BYTES_MAX};
+use crate::limits::ABORT_DELAY;
 use crate::net::stream::Transport;
 use crate::net::timer;
 use crate::outcome::Outcome;
 use crate::route::request::Asked;
 use crate::shape::chunks::OpenAiRule;
-use crate::shape::collect::Collector;
 use crate::shape::{Naming, Shaper, Shaping};
 
 /// A response whose head is queued, or has gone down.
@@ -162,23 +160,40 @@ pub(super) async fn refuse(
         && head.keep_alive()
         && head.version() == Version::Http11
         && connection.core().stage() == Stage::Serving;
-    let own = Own {
+    let text = ErrorText {
         status: refusal.status,
         code: refusal.outcome.as_str(),
         message: &refusal.message,
         request_id: &record.live.request_id,
-        close: !keep,
-        head_only: head.method() == "HEAD",
-        fields: &refusal.fields,
+        sequence: 0,
     };
-    let dialect = record.live.dialect.get();
-    let dialect = record.route().map_or(dialect, |route| route.route.told_in(dialect));
-    let bytes = answer::encode(dialect, &own);
-    record.responded(refusal.status);
+    let head_only = head.method() == "HEAD";
+    let own = Own { text, close: !keep, head_only, fields: &refusal.fields };
+    let (status, bytes) = match early_event(record, &text, &refusal).filter(|_| !head_only) {
+        Some(events) => (200, answer::encode_events(&own, &events)),
+        None => {
+            let dialect = record.live.dialect.get();
+            let dialect = record.route().map_or(dialect, |route| route.route.told_in(dialect));
+            (refusal.status, answer::encode(dialect, &own))
+        }
+    };
+    record.responded(status);
     match connection.send_all(&bytes).await {
         Ok(()) => (refusal.outcome, After::whole(keep)),
         Err(_) => (refusal.outcome, After::Abort),
     }
+}
+
+/// The stream that tells this instead of a status: of what the upstream failed in, not of requests
+/// that are refused here.
+fn early_event(record: &Record, text: &ErrorText<'_>, refusal: &Refusal) -> Option<Vec<u8>> {
+    let refused_here = matches!(
+        refusal.outcome,
+        Outcome::RequestRefused | Outcome::RequestTimeout | Outcome::Overloaded | Outcome::Drained
+    );
+    let shaping = &record.route()?.route.shaping;
+    let told = shaping.early_error(text, refusal.outcome.is_timeout());
+    told.filter(|_| !refused_here)
 }
 
 /// Answers a preflight, which goes no further than here.
@@ -264,10 +279,16 @@ async fn pass_on(
     let now = clock::now();
     let from = answer.head.framing(head.method());
     let events = answer.head.is_event_stream() && from != BodyFraming::None;
-    if collects && events {
-        let reusable = answer.head.keep_alive() && uploaded;
-        let source = Source { upstream, answer, from, reusable };
-        return Err(collected(connection, head, record, (way, asked), source).await);
+    let failed = answer.head.status() >= 400 && from != BodyFraming::None;
+    let retold = failed && way.route.route.shaping.retells_errors();
+    if retold || collects && events {
+        let reusable = answer.head.keep_alive() && uploaded && from != BodyFraming::Close;
+        let source = Source { upstream, answer, from, uploaded, reusable, events };
+        return Err(if retold {
+            whole::retold(connection, head, record, way, source).await
+        } else {
+            whole::collected(connection, head, record, (way, asked), source).await
+        });
     }
     record.stream.set(events);
     record.live.state.set("streaming");
@@ -416,7 +437,9 @@ pub(super) fn outcome(response: &Response) -> Outcome {
     if in_order { Outcome::Done } else { Outcome::UpstreamClosed }
 }
 
-/// The body broke off: tells the client, and leaves no end that looks like one.
+/// The body broke off: tells the client, and leaves no end that looks like one, unless the route
+/// has an event that names the failure: behind that the body ends in order, for a page that reads
+/// it must not lose it to a broken connection.
 async fn cut(
     connection: &Connection,
     record: &Record,
@@ -424,7 +447,10 @@ async fn cut(
     failure: Failure,
 ) -> (Outcome, After) {
     response.upstream.shutdown();
-    tell(connection, record, &mut response.body.stream, &failure).await;
+    if tell(connection, record, &mut response.body.stream, &failure).await {
+        let serving = connection.core().stage() == Stage::Serving;
+        return (failure.outcome, After::whole(response.framing.keep_alive && serving));
+    }
     if response.framing.to_close {
         // Only a reset shows that a body without length or chunks was cut.
         connection.transport.reset();
@@ -432,79 +458,8 @@ async fn cut(
     (failure.outcome, After::Abort)
 }
 
-/// A stream that is to be collected.
-struct Source {
-    upstream: Transport,
-    answer: Answer,
-    from: BodyFraming,
-    /// The upstream connection may be used again.
-    reusable: bool,
-}
-
-/// Answers with the whole of a stream.
-async fn collected(
-    connection: &mut Connection,
-    head: &RequestHead,
-    record: &Record,
-    (way, asked): (&Way, Asked),
-    source: Source,
-) -> (Outcome, After) {
-    let Source { upstream, answer, from, reusable } = source;
-    if let Some(refusal) = unreadable(&answer, way) {
-        upstream.shutdown();
-        return refuse(connection, head, record, refusal).await;
-    }
-    let (plan, core) = (&way.route.route.exchange, Rc::clone(connection.core()));
-    let response = answer.head.clone();
-    let frame_max = core.plan.frame_bytes_max;
-    let collector = naming(record, |naming| {
-        Collector::new(way.dialect, asked.increments, naming, frame_max, COLLECTED_BYTES_MAX)
-    });
-    let incoming = (&upstream, answer, from);
-    let whole = collect::whole(connection, incoming, collector, (plan, record.started())).await;
-    let collected = match whole {
-        Ok(collected) => collected,
-        Err(failure) => {
-            upstream.shutdown();
-            let mut refusal = Refusal::new(failure.status(), failure.outcome, failure.message);
-            (refusal.body_read, refusal.fields) = (true, way.cors.clone());
-            return refuse(connection, head, record, refusal).await;
-        }
-    };
-    if reusable && from != BodyFraming::Close && !collected.extra {
-        give_back(&core, record, upstream);
-    }
-    let keep_alive = head.keep_alive() && core.stage() == Stage::Serving;
-    let mut edits = way.route.route.response_fields.clone().unwrap_or_default();
-    edits.set.push(("Content-Type".into(), Secret::open("application/json")));
-    let forward = ForwardResponse {
-        framing: BodyFraming::Length(collected.body.len() as u64),
-        close: !keep_alive,
-        stream: false,
-        stream_id: None,
-        request_id: &record.live.request_id,
-        version: head.version(),
-        head_only_length: None,
-        received: std::time::SystemTime::now(),
-        changes: ResponseChanges {
-            edits: Some(&edits),
-            cors: way.route.route.cors.as_ref().map(|_| way.cors.as_slice()),
-        },
-    };
-    let mut bytes = Vec::with_capacity(1024 + collected.body.len());
-    encode_response(&response, &forward, &mut bytes);
-    bytes.extend_from_slice(&collected.body);
-    let (bytes_in, bytes_out) = (collected.bytes_in, collected.body.len() as u64);
-    record.carried(clock::now(), Carried { bytes_in, bytes_out, ..Carried::default() });
-    record.responded(response.status());
-    match connection.send_all(&bytes).await {
-        Ok(()) => (Outcome::Done, After::whole(keep_alive)),
-        Err(outcome) => (outcome, After::Abort),
-    }
-}
-
 /// What names the answer.
-fn naming<R>(record: &Record, with: impl FnOnce(Naming<'_>) -> R) -> R {
+pub(super) fn naming<R>(record: &Record, with: impl FnOnce(Naming<'_>) -> R) -> R {
     let model = record.model.borrow();
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     with(Naming {
@@ -521,7 +476,7 @@ pub(super) fn give_back(core: &Core, record: &Record, upstream: Transport) {
 }
 
 /// Why this event stream cannot be told in other words.
-fn unreadable(answer: &Answer, way: &Way) -> Option<Refusal> {
+pub(super) fn unreadable(answer: &Answer, way: &Way) -> Option<Refusal> {
     let coding = answer.head.field("content-encoding")?;
     if coding.eq_ignore_ascii_case(b"identity") {
         return None;
@@ -587,11 +542,17 @@ fn response_head(
     encode_response(answer, &forward, out);
 }
 
-/// Tells the client in-band what happened, where that is possible, before the abort.
-async fn tell(connection: &Connection, record: &Record, stream: &mut Stream, failure: &Failure) {
+/// Tells the client in-band what happened, where that is possible; true where the body has ended
+/// in order behind it, so that no abort is due.
+async fn tell(
+    connection: &Connection,
+    record: &Record,
+    stream: &mut Stream,
+    failure: &Failure,
+) -> bool {
     record.error.replace(Some(failure.message.as_str().into()));
     if failure.side == Side::Downstream {
-        return;
+        return false;
     }
     stream.discard_held();
     let text = ErrorText {
@@ -605,11 +566,17 @@ async fn tell(connection: &Connection, record: &Record, stream: &mut Stream, fai
     if told {
         connection.core().metrics.error_frames.inc();
     }
+    let ended = stream.end_told(told);
     flush(connection, stream).await;
-    if told && stream.buffer().queued() == 0 {
+    let sent = stream.buffer().queued() == 0;
+    if ended && sent {
+        return true;
+    }
+    if told && sent {
         // A client that knows its dialect leaves when it has read the error: that ends the wait.
         let _ = timer::timeout(ABORT_DELAY, connection.transport.readable()).await;
     }
+    false
 }
 
 /// Sends what is queued, within the write timeout.

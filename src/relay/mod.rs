@@ -16,6 +16,7 @@ pub mod record;
 pub mod resume;
 pub mod routing;
 pub mod task;
+mod whole;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -474,9 +474,8 @@ mod tests {
             collect: Collect::All,
             ..BodyRules::default()
         };
-        let made = |body: &str| {
-            rules.apply(body.as_bytes(), "/x", Dialect::DashScope).expect("applies")
-        };
+        let made =
+            |body: &str| rules.apply(body.as_bytes(), "/x", Dialect::DashScope).expect("applies");
         let streams =
             made(r#"{"messages":[],"stream":true,"stream_options":{"include_usage":true}}"#);
         let wanted = r#"{"input":[],"parameters":{"incremental_output":true}}"#;

@@ -57,6 +57,31 @@ pub enum Shaping {
 }
 
 impl Shaping {
+    /// Whether what the upstream says beside a status is told in other words too.
+    pub fn retells_errors(&self) -> bool {
+        match self {
+            Self::Passthrough => false,
+            Self::Tokens(rule) => !rule.forward || rule.early,
+            Self::OpenAi(_) => true,
+        }
+    }
+
+    /// A whole stream that tells a failure which came before the answer had begun, where the route
+    /// has an event for it and its readers know no status; `timeout` says that a limit ran out.
+    pub fn early_error(&self, text: &ErrorText<'_>, timeout: bool) -> Option<Vec<u8>> {
+        let Self::Tokens(rule) = self else { return None };
+        let mut out = Vec::new();
+        if rule.early {
+            let mut tokens = Tokens::new(Arc::clone(rule));
+            if !rule.forward {
+                tokens.start(&mut out);
+            }
+            tokens.error(text, timeout, &mut out);
+            return tokens.has_told_failure().then_some(out);
+        }
+        None
+    }
+
     /// The dialect that a failure before the head is told in, as a JSON body
     /// ([`Dialect::error_body`]), on a route to a provider that speaks `dialect`.
     pub const fn error_dialect(&self, dialect: Dialect) -> Dialect {
@@ -263,6 +288,12 @@ impl Shaper {
     /// A frame that keeps a silent stream alive and means nothing.
     pub fn heartbeat(&self) -> &'static [u8] {
         b": keepalive\n\n"
+    }
+
+    /// Whether what has been told ends with an event of the route's that names a failure. To its
+    /// reader that is an end, and none that could be taken for a whole answer.
+    pub fn has_told_failure(&self) -> bool {
+        matches!(&self.teller, Teller::Tokens(tokens) if tokens.has_told_failure())
     }
 
     /// Whether the end has been told.

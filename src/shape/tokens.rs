@@ -26,6 +26,9 @@ pub struct TokensRule {
     /// The provider's frames go on as they are, and only errors and timeouts are told in events:
     /// for a page that reads the provider's lines itself.
     pub forward: bool,
+    /// Failures of the upstream before its answer has begun are events too, in a 200 stream, for a
+    /// page that knows no status.
+    pub early: bool,
     events: [Option<EventRule>; Told::ALL.len()],
 }
 
@@ -39,7 +42,7 @@ impl TokensRule {
     /// Start and done with empty data, tokens as unnamed JSON strings, reasoning and tool calls
     /// under their names, errors and timeouts with their message.
     pub fn chat() -> Self {
-        let mut rule = Self { forward: false, events: Default::default() };
+        let mut rule = Self { forward: false, early: false, events: Default::default() };
         for told in Told::ALL {
             let name = (!matches!(told, Told::Token | Told::Refusal)).then(|| told.as_str());
             let data = match told {
@@ -95,6 +98,8 @@ pub(super) struct Tokens {
     /// Why choice 0 is over, as the content of a JSON string.
     finish: Vec<u8>,
     usage: Usage,
+    /// A failure has been told in an event of its own.
+    failed: bool,
 }
 
 impl Tokens {
@@ -105,7 +110,13 @@ impl Tokens {
             buffer: Vec::new(),
             finish: Vec::new(),
             usage: Usage::default(),
+            failed: false,
         }
+    }
+
+    /// Whether a failure has been told in an event, which is how such a stream ends by name.
+    pub(super) fn has_told_failure(&self) -> bool {
+        self.failed
     }
 
     pub(super) fn rule(&self) -> &TokensRule {
@@ -204,7 +215,7 @@ impl Tokens {
         fault.code.or(fault.kind).into_iter().for_each(|word| word.push_json(&mut code));
         let status = fault.status.unwrap_or(0);
         let values = Values { text: &text, code: &code, status, ..Values::default() };
-        self.push(Told::Error, &values, out);
+        self.failed |= self.push(Told::Error, &values, out);
     }
 
     /// The relay's error. Where timeouts are not told, one is an error like others.
@@ -222,13 +233,14 @@ impl Tokens {
             ..Values::default()
         };
         let timeout = timeout && self.rule.event(Told::Timeout).is_some();
-        self.push(if timeout { Told::Timeout } else { Told::Error }, &values, out);
+        self.failed |= self.push(if timeout { Told::Timeout } else { Told::Error }, &values, out);
     }
 
-    fn push(&mut self, told: Told, values: &Values<'_>, out: &mut Vec<u8>) {
-        if let Some(event) = self.rule.event(told) {
-            event.push(values, &mut self.buffer, out);
-        }
+    /// Tells an event; false where the route leaves it out.
+    fn push(&mut self, told: Told, values: &Values<'_>, out: &mut Vec<u8>) -> bool {
+        let Some(event) = self.rule.event(told) else { return false };
+        event.push(values, &mut self.buffer, out);
+        true
     }
 
     pub(super) fn settle(&mut self) {

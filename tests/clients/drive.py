@@ -29,7 +29,9 @@ CLIENTS = {
     "openai-python": [*PYTHON, "python/openai_sdk.py"],
     "anthropic-python": [*PYTHON, "python/anthropic_sdk.py"],
     "dashscope-python": [*PYTHON, "python/dashscope_sdk.py"],
+    "openai-words-python": [*PYTHON, "python/openai_words.py"],
     "openai-node": ["node", "node/openai.mjs"],
+    "openai-words-node": ["node", "node/openai_words.mjs"],
     "anthropic-node": ["node", "node/anthropic.mjs"],
     "eventsource-node": ["node", "node/eventsource.mjs"],
     "eventsource-chromium": ["node", "node/browser_eventsource.mjs"],
@@ -40,6 +42,8 @@ CLIENTS = {
     "demo-chromium": ["node", "node/demo.mjs"],
 }
 NEEDS_PACING = {"page-chromium", "page-forms-chromium", "page-readers-chromium"}
+# Those that ask providers which speak otherwise, by routes that tell the answers in OpenAI's words.
+NEEDS_WORDS = {"openai-words-python", "openai-words-node"}
 # What cuts the optimiser's limit of 60 s short.
 LIMIT = "4s"
 # Those that do not come by https, through two relays with https between them: the demo has no
@@ -156,7 +160,7 @@ def public_key_hash(key):
     return base64.b64encode(hashlib.sha256(public).digest()).decode()
 
 
-def run_by_https(tally, binary, driver, clients, pacing):
+def run_by_https(tally, binary, driver, clients, pacing, routes):
     """Clients over https to a relay, over https to another, to the mock."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -172,9 +176,10 @@ def run_by_https(tally, binary, driver, clients, pacing):
                  "--retry-backoff", "20ms", "--tls-cert", shown, "--tls-key", key]
         # One of the two fills silences: with both, whichever is first leaves the other none.
         inner = start(*serve, "--heartbeat", "off", "--admin", "off", "--upstream", upstream)[0]
-        where = (["--config", routes_file(folder)] if pacing is PACED else ["--upstream", inner])
+        where = (["--config", routes(folder)] if routes else ["--upstream", inner])
         outer = start(*serve, "--heartbeat", "1s", "--admin", "127.0.0.1:0", *where, "--upstream-ca", shown,
-                      environment=os.environ | {"UPSTREAM": inner})
+                      environment=os.environ | {"UPSTREAM": inner, "ANTHROPIC_API_KEY": "k",
+                                                "DASHSCOPE_API_KEY": "k"})
         base, admin = outer[0], outer[-1]
         environment = os.environ | {
             "MILLSTREAM": binary, "DRIVER": driver, "RELAY": base, "MOCK": upstream,
@@ -198,19 +203,34 @@ def routes_file(folder):
     return str(path)
 
 
-def run_driver(tally, binary, driver, clients, pacing):
-    """Every client of one pacing on one driver."""
+def words_file(folder):
+    """The routes of the examples for OpenAI's SDKs, each below its provider's name, and all else as
+    it comes."""
+    text = ['upstream = "${UPSTREAM}"']
+    for provider in ("anthropic", "dashscope"):
+        example = Path(f"../../examples/openai-at-{provider}.toml").read_text(encoding="utf-8")
+        route = example[example.index("[[route]]"):]
+        assert route.count('path = "/v1/') == 1
+        text.append(route.replace('path = "/v1/', f'path = "/{provider}/v1/'))
+    text.append('[[route]]\nprefix = "/"\n')
+    path = Path(folder, "words.toml")
+    path.write_text("\n".join(text), encoding="utf-8")
+    return str(path)
+
+
+def run_driver(tally, binary, driver, clients, pacing, routes):
+    """Every client of one pacing and one file of routes on one driver."""
     mock = Service(binary, "mock", "--listen", "127.0.0.1:0", *pacing)
     folder = tempfile.TemporaryDirectory()
     try:
         upstream = mock.addresses[0]
         environment = os.environ | {
             "MILLSTREAM": binary, "DRIVER": driver, "MOCK": upstream, "UPSTREAM": upstream,
-            "CONFIG": routes_file(folder.name), "NO_PROXY": "*",
+            "ANTHROPIC_API_KEY": "k", "DASHSCOPE_API_KEY": "k",
+            "CONFIG": (routes or routes_file)(folder.name), "NO_PROXY": "*",
             "CHROMIUM": CHROMIUM,
         }
-        where = (["--config", environment["CONFIG"]] if pacing is PACED
-                 else ["--upstream", upstream])
+        where = ["--config", environment["CONFIG"]] if routes else ["--upstream", upstream]
         relay = Service(
             binary, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", *where,
             "--io", driver, "--access-log", "off", "--heartbeat", "1s", "--retry-backoff", "20ms",
@@ -247,15 +267,17 @@ def main():
     tally.take("any", "check", "ok accepts its flags" if checked == 0 else "FAILED its flags: "
                f"exit code {checked}")
     for driver in ("auto", "epoll"):
-        for pacing, chosen in (
-            (AT_ONCE, [name for name in clients if name not in NEEDS_PACING]),
-            (PACED, [name for name in clients if name in NEEDS_PACING]),
+        with_routes = NEEDS_PACING | NEEDS_WORDS
+        for pacing, routes, chosen in (
+            (AT_ONCE, None, [name for name in clients if name not in with_routes]),
+            (AT_ONCE, words_file, [name for name in clients if name in NEEDS_WORDS]),
+            (PACED, routes_file, [name for name in clients if name in NEEDS_PACING]),
         ):
             if chosen:
-                run_driver(tally, binary, driver, chosen, pacing)
+                run_driver(tally, binary, driver, chosen, pacing, routes)
             by_https = [name for name in chosen if name not in ONLY_BY_HTTP]
             if by_https:
-                run_by_https(tally, binary, driver, by_https, pacing)
+                run_by_https(tally, binary, driver, by_https, pacing, routes)
     tally.show()
     return 1 if tally.failed.total() else 0
 

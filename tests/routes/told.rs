@@ -5,7 +5,7 @@ use std::io::Write;
 use millstream::outcome::Outcome;
 
 use crate::files::Served;
-use crate::support::{Got, connect, drivers, ended, eventually, mock, stop};
+use crate::support::{Got, ask, connect, drivers, ended, eventually, mock, read_response, stop};
 use crate::upstream::{EVENTS, Upstream, configured};
 use crate::{field, got, request};
 const CHUNK: &str = "{\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0,\"delta\":";
@@ -49,11 +49,11 @@ fn reference_a_the_chat_controller() {
     let asked = up.next();
     assert_eq!(asked.line(), "POST /v1/chat");
     assert_eq!(asked.body, body.replace("]}", "],\"stream\":true}"));
-    // An error behind the first token is told, and is no end.
+    // An error behind the first token is told in its event, which is the stream's end by name.
     let broken = Upstream::answering(chat_answer(&["\"a\""], false));
     let served = Served::start("chat", &format!("http://{}", broken.addr), &[]);
     let answer = got(served.addr, "POST /chat", "", "{}");
-    assert!(!answer.whole && answer.text().contains("data: \"a\"\n\nevent: error\ndata: "));
+    assert!(answer.whole && answer.text().contains("data: \"a\"\n\nevent: error\ndata: "));
     assert!(!answer.text().contains("event: done"));
     assert_eq!(got(served.addr, "GET /chat", "", "").head.status(), 405);
 }
@@ -75,10 +75,19 @@ fn reference_b_the_prompt_optimiser() {
     let served = Served::start("optimize", &base, &["--stream-timeout", "300ms"]);
     let late = got(served.addr, "GET /optimize-stream?prompt=a&mock_stall=2:60000", "", "");
     let end = "event: timeout\ndata: 请求超时\n\n";
-    assert!(!late.whole && late.text().ends_with(end), "{}", late.text());
+    assert!(late.whole && late.text().ends_with(end), "{}", late.text());
+    // The limit is the same before the service has answered, and so is what the page is told.
+    let late = got(served.addr, "GET /optimize-stream?prompt=a&mock_head_delay=60000", "", "");
+    assert_eq!((late.head.status(), late.text().as_str()), (200, end));
+    let kind = field(&late, "content-type");
+    assert_eq!(kind.as_deref(), Some("text/event-stream; charset=utf-8"));
     let line = "POST /optimize-stream?mock_truncate=100";
     let broken = got(served.addr, line, "", form);
-    assert!(broken.text().contains("event: error\ndata: "), "{}", broken.text());
+    assert!(broken.whole && broken.text().contains("event: error\ndata: "), "{}", broken.text());
+    let busy = got(served.addr, "POST /optimize-stream?mock_status=429", "", form);
+    assert_eq!(busy.head.status(), 200);
+    assert_eq!(busy.text(), "event: error\ndata: the mock was told to fail\n\n");
+    assert_eq!(got(served.addr, "POST /optimize-stream", "", "{}").head.status(), 400);
     drop(served);
     let up = Upstream::answering(EVENTS);
     let served = Served::start("optimize", &format!("http://{}", up.addr), &[]);
@@ -152,8 +161,11 @@ fn streams_are_told_in_other_words() {
         let line = "POST /tokens/v1/messages?mock_truncate=900";
         let broken = got(relay, line, "", "{\"stream\":true}");
         assert!(
-            !broken.whole && broken.text().ends_with("event: error\ndata: upstream_truncated\n\n")
+            broken.whole && broken.text().ends_with("event: error\ndata: upstream_truncated\n\n")
         );
+        let line = "POST /openai/v1/messages?mock_truncate=900";
+        let broken = got(relay, line, "", "{\"stream\":true}");
+        assert!(!broken.whole && broken.text().contains("\"code\":\"upstream_truncated\""));
         // Before the head, in the words the client reads.
         let line = "POST /openai/v1/messages?mock_gzip=1";
         let packed = got(relay, line, "", "{\"stream\":true}");
@@ -233,5 +245,247 @@ fn a_client_that_wants_no_stream_gets_the_whole_of_one() {
             got(upstream, "GET /stats", "", "").text().contains("\"active\":0")
         });
         stop(server);
+    }
+}
+
+/// A route's event that names a failure is the stream's end; without one only an abort is honest.
+#[test]
+fn a_failure_that_has_an_event_ends_the_stream_by_name() {
+    let config = r#"
+        upstream = "UP"
+        retries = 0
+        stream_timeout = "300ms"
+        [[route]]
+        prefix = "/named"
+        to = "/"
+        response = "tokens"
+        [[route]]
+        prefix = "/unnamed"
+        to = "/"
+        response = "tokens"
+        events = { error = false, timeout = false }
+        [[route]]
+        prefix = "/events"
+        to = "/"
+        response = "tokens"
+        errors = "event"
+        cors = { origins = "*" }
+        [[route]]
+        prefix = "/forward"
+        to = "/"
+        response = "forward"
+        events = { error = false }
+        [[route]]
+        prefix = "/plain"
+        to = "/"
+    "#;
+    for io in drivers() {
+        let upstream = mock();
+        let server = configured(io, &config.replace("UP", &format!("http://{upstream}")), "");
+        let relay = server.addresses[0];
+        let asked = |line: &str| got(relay, &format!("POST {line}"), "", "{\"stream\":true}");
+        let timeout = "event: timeout\ndata: the stream took too long\n\n";
+        for (path, whole, end) in [
+            ("/named/v1/messages?mock_stall=5:60000", true, timeout),
+            ("/named/v1/messages?mock_truncate=900", true, "event: error\ndata: the upstream"),
+            ("/named/v1/messages?mock_error_at=6", true, "event: error\ndata: the mock was"),
+            ("/named/v1/messages?mock_error_at=6&mock_truncate=1200", true, "event: error"),
+            ("/unnamed/v1/messages?mock_stall=5:60000", false, "data: \""),
+            ("/unnamed/v1/messages?mock_truncate=900", false, "data: \""),
+            ("/forward/v1/messages?mock_stall=5:60000", true, "event: timeout\ndata: 请求超时\n"),
+            ("/forward/v1/messages?mock_truncate=900", false, "event: content_block_delta"),
+            ("/plain/v1/messages?mock_stall=5:60000", false, "event: error"),
+        ] {
+            let got = asked(path);
+            let text = got.text();
+            let last = text.trim_end().rsplit("\n\n").next().expect("a last event");
+            assert_eq!(got.head.status(), 200, "{path}");
+            assert!(got.whole == whole && format!("{last}\n\n").starts_with(end), "{path}: {text}");
+            assert!(!text.contains("event: done"), "{path}: {text}");
+        }
+        // The connection is as good as after any other answer; a client of HTTP/1.0 sees a close.
+        let body = "{\"stream\":true}";
+        let line = "POST /named/v1/messages?mock_truncate=900";
+        let mut client = connect(relay);
+        for _ in 0..2 {
+            client.write_all(request(line, "", body).as_bytes()).expect("sends");
+            assert!(read_response(&mut client, "POST").expect("an answer").whole);
+        }
+        let old = request(line, "", body).replace("HTTP/1.1", "HTTP/1.0");
+        let old = ask(relay, &old).expect("an answer");
+        assert!(old.whole && old.text().contains("event: error\n"), "{}", old.text());
+        // Before the answer has begun a status tells it, or the same event where the page wants that.
+        let late = asked("/named/v1/messages?mock_head_delay=60000");
+        assert_eq!(late.head.status(), 504);
+        let late = asked("/unnamed/v1/messages?mock_head_delay=60000");
+        assert_eq!(late.head.status(), 504);
+        let late = got(
+            relay,
+            "POST /events/v1/messages?mock_head_delay=60000",
+            "Origin: https://a.example\r\n",
+            "{\"stream\":true}",
+        );
+        assert_eq!(late.head.status(), 200);
+        assert_eq!(field(&late, "access-control-allow-origin").as_deref(), Some("*"));
+        assert_eq!(late.text(), format!("event: start\ndata: \n\n{timeout}"));
+        let away = asked("/events/v1/messages?mock_fail_first=9:close&mock_key=events");
+        assert!(away.text().contains("event: error\ndata: upstream "), "{}", away.text());
+        eventually("the log knows better", || ended(&server, Outcome::UpstreamNoAnswer) == 1);
+        stop(server);
+    }
+}
+
+/// An upstream's own error keeps its status and what it says, in the words of the route.
+#[test]
+fn an_upstreams_error_is_told_in_the_routes_words() {
+    let config = r#"
+        upstream = "UP"
+        [[route]]
+        prefix = "/openai"
+        to = "/"
+        response = "openai"
+        [[route]]
+        prefix = "/tokens"
+        to = "/"
+        response = "tokens"
+        cors = { origins = "*" }
+        [[route]]
+        prefix = "/forward"
+        to = "/"
+        response = "forward"
+        [[route]]
+        prefix = "/plain"
+        to = "/"
+    "#;
+    let answer = |status: &str, fields: &str, body: &str| -> &'static str {
+        let length = body.len();
+        let text = format!(
+            "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nRetry-After: 9\r\n\
+             x-ratelimit-remaining-requests: 0\r\nETag: \"a\"\r\n{fields}\r\n{body}"
+        );
+        text.leak()
+    };
+    let json = "Content-Type: application/json\r\n";
+    let anthropic =
+        r#"{"type":"error","error":{"type":"overloaded_error","message":"Over\n\"loaded\""}}"#;
+    let own = r#"{ "error" : {"message":"no","type":"x","param":"messages","code":null} }"#;
+    let sse =
+        "event:error\nstatus:400\ndata:{\"code\":\"InvalidParameter\",\"message\":\"bad\"}\n\n";
+    let long = format!("{{\"message\":\"{}\"}}", "x".repeat(70_000));
+    let cases = [
+        (answer("529 Busy", json, anthropic), 529, "Over\n\"loaded\"", "overloaded_error"),
+        (
+            answer("400 Bad Request", "Content-Type: text/event-stream\r\n", sse),
+            400,
+            "bad",
+            "InvalidParameter",
+        ),
+        (
+            answer("500 Oops", "Content-Type: text/html\r\n", "<html>"),
+            500,
+            "the upstream answered with status 500",
+            "upstream_error",
+        ),
+        (
+            answer("503 Gone", json, ""),
+            503,
+            "the upstream answered with status 503",
+            "upstream_error",
+        ),
+        (
+            answer("403 No", "Content-Encoding: gzip\r\n", "\u{1f}x"),
+            403,
+            "the upstream answered with status 403",
+            "upstream_error",
+        ),
+        (
+            answer("413 Long", json, &long),
+            413,
+            "the upstream answered with status 413",
+            "upstream_error",
+        ),
+    ];
+    for io in drivers() {
+        for (answer, status, message, code) in cases {
+            let up = Upstream::answering(answer);
+            let server = configured(io, &config.replace("UP", &format!("http://{}", up.addr)), "");
+            let relay = server.addresses[0];
+            for (prefix, pointer) in [("openai", "/error/type"), ("tokens", "/error/request_id")] {
+                let path = "api/v1/services/aigc/text-generation/generation";
+                let path = if status == 400 { path } else { "v1/messages" };
+                let told = got(relay, &format!("POST /{prefix}/{path}"), "", "{\"stream\":true}");
+                let body: serde_json::Value = serde_json::from_slice(&told.body)
+                    .unwrap_or_else(|_| panic!("{}", told.text()));
+                assert_eq!(told.head.status(), status);
+                assert_eq!(body["error"]["message"], message, "{prefix}");
+                assert_eq!(body["error"]["code"], code, "{prefix}");
+                assert!(body.pointer(pointer).is_some_and(serde_json::Value::is_string), "{body}");
+                assert_eq!(field(&told, "retry-after").as_deref(), Some("9"));
+                assert_eq!(field(&told, "x-ratelimit-remaining-requests").as_deref(), Some("0"));
+                assert_eq!(field(&told, "content-type").as_deref(), Some("application/json"));
+                assert_eq!((field(&told, "etag"), field(&told, "content-encoding")), (None, None));
+                if prefix == "tokens" {
+                    assert_eq!(field(&told, "access-control-allow-origin").as_deref(), Some("*"));
+                }
+            }
+            let raw = answer.split_once("\r\n\r\n").expect("a body").1;
+            for prefix in ["forward", "plain"] {
+                let kept = got(relay, &format!("POST /{prefix}/v1/messages"), "", "{}");
+                assert_eq!((kept.head.status(), kept.text().as_str()), (status, raw), "{prefix}");
+            }
+            eventually("all are done", || {
+                ended(&server, Outcome::Done) + ended(&server, Outcome::UpstreamClosed) == 4
+            });
+            stop(server);
+        }
+        // What is in OpenAI's words already keeps its bytes.
+        let up = Upstream::answering(answer("404 Not Found", json, own));
+        let server = configured(io, &config.replace("UP", &format!("http://{}", up.addr)), "");
+        let relay = server.addresses[0];
+        let told = got(relay, "POST /openai/v1/chat/completions", "", "{\"stream\":true}");
+        assert_eq!((told.head.status(), told.text().as_str()), (404, own));
+        let head = got(relay, "HEAD /tokens/v1/chat/completions", "", "");
+        assert_eq!((head.head.status(), head.body.len()), (404, 0));
+        // Connections are used again on both sides.
+        let mut client = connect(relay);
+        for _ in 0..2 {
+            let line = "POST /tokens/v1/messages";
+            client.write_all(request(line, "", "{}").as_bytes()).expect("sends");
+            let told = read_response(&mut client, "POST").expect("an answer");
+            assert!(told.whole && told.text().contains("\"message\":\"no\""), "{}", told.text());
+        }
+        assert!(server.metrics[0].upstream_reuses.get() >= 2);
+        stop(server);
+    }
+    // An error that never comes, or breaks off, keeps its status.
+    for io in drivers() {
+        let half = "HTTP/1.1 500 Oops\r\nContent-Length: 100\r\n\r\n{\"message\":";
+        let up = crate::support::scripted(half.as_bytes());
+        let server = configured(io, &config.replace("UP", &format!("http://{up}")), "");
+        let told = got(server.addresses[0], "POST /tokens/v1/messages", "", "{}");
+        assert_eq!(told.head.status(), 500);
+        assert!(told.text().contains("the upstream answered with status 500"), "{}", told.text());
+        stop(server);
+    }
+}
+
+/// The files for OpenAI's SDKs, at a mock that refuses what the providers would.
+#[test]
+fn openais_clients_at_other_providers() {
+    let upstream = format!("http://{}", mock());
+    for name in ["openai-at-anthropic", "openai-at-dashscope"] {
+        let served = Served::start(name, "", &["--upstream", &upstream]);
+        let line = "POST /v1/chat/completions?mock_strict=1&mock_rate=0";
+        let messages = "\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]";
+        let usage = "\"stream\":true,\"stream_options\":{\"include_usage\":true}";
+        let told = got(served.addr, line, "", &format!("{{{messages},{usage}}}"));
+        let text = told.text();
+        assert!(told.whole && text.ends_with("data: [DONE]\n\n"), "{name}: {text}");
+        assert!(text.contains("\"usage\":{\"prompt_tokens\":7"), "{name}: {text}");
+        let whole = got(served.addr, line, "", &format!("{{{messages},\"stream\":false}}"));
+        assert!(whole.text().contains("\"object\":\"chat.completion\""), "{}", whole.text());
+        let line = format!("{line}&mock_tools=1");
+        let called = got(served.addr, &line, "", &format!("{{{messages},\"stream\":true}}"));
+        assert!(called.text().contains("\"finish_reason\":\"tool_calls\""), "{}", called.text());
     }
 }

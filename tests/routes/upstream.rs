@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use millstream::config::cli::{Cli, Command};
-use millstream::config::plan::{Io, Plan};
+use millstream::config::plan::Io;
 use millstream::http1::Status;
 use millstream::http1::body::{BodyDecoder, Step};
 use millstream::http1::head::{RequestHead, parse_request};
@@ -120,14 +119,5 @@ pub fn file(text: &str) -> PathBuf {
 
 /// A relay of a file, with more flags.
 pub fn configured(io: Io, text: &str, flags: &str) -> Server {
-    let path = file(text);
-    let path = path.to_str().expect("UTF-8");
-    let io = if io == Io::Epoll { "epoll" } else { "uring" };
-    let words = ["millstream", "serve", "--config", path, "--listen", "127.0.0.1:0", "--io", io];
-    let more =
-        ["--admin", "off", "--access-log", "off", "--workers", "1", "--retry-backoff", "1ms"];
-    let cli = Cli::read(words.into_iter().chain(more).chain(flags.split_whitespace()));
-    let Command::Serve(args) = cli.expect("flags parse").command else { panic!("not serve") };
-    let plan = Plan::from_args(&args, 20_000, 1).unwrap_or_else(|error| panic!("{error}"));
-    Server::start(&plan).expect("starts")
+    crate::support::configured(io, &file(text), flags)
 }

@@ -118,6 +118,9 @@ fn what_the_relay_says_is_in_the_streams_words() {
         stream.discard_held();
         assert!(stream.tell(&TEXT, timeout));
         assert!(shaping_forwards(shaping) || !stream.tell(&TEXT, timeout), "once is enough");
+        let named = matches!(shaping, Shaping::Tokens(_));
+        assert_eq!(stream.end_told(true), named, "an event of the route's is an end by name");
+        assert!(!stream.end_told(true), "and the last thing");
         String::from_utf8(drain(&mut stream)).expect("text")
     };
     let tokens = Shaping::Tokens(Arc::new(TokensRule::chat()));

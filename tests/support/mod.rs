@@ -67,6 +67,19 @@ pub fn relay_to(upstream: &str, io: Io, flags: &str) -> Server {
     Server::start(&plan).expect("starts")
 }
 
+/// A relay of a configuration file, with more flags.
+pub fn configured(io: Io, file: &std::path::Path, flags: &str) -> Server {
+    let path = file.to_str().expect("UTF-8");
+    let io = if io == Io::Epoll { "epoll" } else { "uring" };
+    let words = ["millstream", "serve", "--config", path, "--listen", "127.0.0.1:0", "--io", io];
+    let more =
+        ["--admin", "off", "--access-log", "off", "--workers", "1", "--retry-backoff", "1ms"];
+    let cli = Cli::read(words.into_iter().chain(more).chain(flags.split_whitespace()));
+    let Command::Serve(args) = cli.expect("flags parse").command else { panic!("not serve") };
+    let plan = Plan::from_args(&args, 20_000, 1).unwrap_or_else(|error| panic!("{error}"));
+    Server::start(&plan).expect("starts")
+}
+
 /// Ends a relay at once.
 pub fn stop(server: Server) {
     server.end();

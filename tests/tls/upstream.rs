@@ -10,7 +10,7 @@ use crate::downstream::shown;
 use crate::peers::{Program, python};
 use crate::pki::{Authority, Folder};
 use crate::support::{
-    ask, chat, connect, drivers, ended, eventually, read_response, relay_to, stop,
+    ask, chat, configured, connect, drivers, ended, eventually, read_response, relay_to, stop,
 };
 
 const VERSIONS: [&str; 2] = ["1.3", "1.2"];
@@ -400,4 +400,42 @@ fn an_address_that_accepts_and_says_nothing_is_passed_over_by_the_next_attempt()
     assert!(server.metrics[0].retries.get() > 0);
     stop(server);
     drop(silent);
+}
+
+/// A handshake that fails has sent nothing: another endpoint takes its place, with no retry of the
+/// plan; where there is none, it would fail again.
+#[test]
+fn an_endpoint_whose_tls_fails_is_passed_over() {
+    let (folder, authority, other) = (Folder::new(), Authority::new(), Authority::new());
+    let ca = authority.file(&folder);
+    let good = authority.issue(&folder, "good", &["127.0.0.1"]);
+    let bad = other.issue(&folder, "bad", &["127.0.0.1"]);
+    for io in drivers() {
+        let ((_one, bad_addr), (_two, good_addr)) =
+            (python(&bad, "1.3", None), python(&good, "1.3", None));
+        let config = |urls: &[SocketAddr]| {
+            let urls: Vec<String> = urls.iter().map(|addr| format!("{:?}", url(*addr))).collect();
+            let text = format!(
+                "retries = 0\n[[upstream]]\nurls = [{}]\ntls_ca = \"{}\"\n",
+                urls.join(", "),
+                ca.display()
+            );
+            folder.write("relay.toml", &text)
+        };
+        let server = configured(io, &config(&[bad_addr, good_addr]), "");
+        for _ in 0..3 {
+            let got = got(&server, "/chunked");
+            assert!(got.whole && got.text().contains("[DONE]"), "{}", got.text());
+        }
+        let failed: u64 = server.metrics.iter().map(|m| m.upstream_connect_errors.get()).sum();
+        assert_eq!(failed, 1, "it rests");
+        stop(server);
+        let server = configured(io, &config(&[bad_addr, bad_addr]), "");
+        let got = got(&server, "/chunked");
+        assert_eq!(got.head.status(), 502);
+        assert!(got.text().contains("not signed by an authority known here"), "{}", got.text());
+        let tried: u64 = server.metrics.iter().map(|m| m.upstream_connects.get()).sum();
+        assert_eq!(tried, 2, "each of the two once");
+        stop(server);
+    }
 }

@@ -55,6 +55,7 @@ const KEYS: &[&str] = &[
     "dialect",
     "response",
     "events",
+    "errors",
     "forward_credentials",
     "max_in_flight",
     "query",
@@ -105,6 +106,13 @@ enum Response {
     OpenAi,
 }
 
+/// What `tokens` and `forward` tell, as it is written.
+#[derive(Clone, Copy, Default)]
+struct Events<'v, 't> {
+    events: Option<&'v Value<'t>>,
+    errors: Option<&'v Value<'t>>,
+}
+
 /// Changes of members, which are made in an order of their own.
 #[derive(Default)]
 struct Edits {
@@ -117,14 +125,15 @@ struct Edits {
 /// Reads one route.
 pub(super) fn read<'t>(source: &Source<'t>, table: &DeTable<'t>, at: Range<usize>) -> Written {
     let mut route = Written { at, ..Written::default() };
-    let (mut to, mut events, mut edits) = (None, None, Edits::default());
+    let (mut to, mut told, mut edits) = (None, Events::default(), Edits::default());
     let mut collect = None;
     for (name, value) in table {
         let (name, name_at) = (&**name.get_ref(), name.span());
         match name {
             "path" | "prefix" | "host" | "method" => matching(source, &mut route, name, value),
             "to" => to = Some(value),
-            "events" => events = Some(value),
+            "events" => told.events = Some(value),
+            "errors" => told.errors = Some(value),
             "collect" => collect = source.switch(name, value).filter(|on| *on).map(|_| name_at),
             "query" | "fields" | "body" | "stream" | "include_usage" => {
                 body(source, &mut route.body, name, value);
@@ -156,7 +165,7 @@ pub(super) fn read<'t>(source: &Source<'t>, table: &DeTable<'t>, at: Range<usize
             None => source.refuse(&to.span(), "to: the route has no path; write path or prefix"),
         }
     }
-    route.shaping = shaping(source, &route, events);
+    route.shaping = shaping(source, &route, told);
     if let Some(at) = collect {
         route.body.collect = collecting(source, &route, &at);
     }
@@ -188,15 +197,16 @@ fn collecting(source: &Source<'_>, route: &Written, at: &Range<usize>) -> Collec
     Collect::Off
 }
 
-/// How the route's answers are told; `events` words what tokens and forward tell.
-fn shaping<'t>(source: &Source<'t>, route: &Written, events: Option<&Value<'t>>) -> Shaping {
+/// How the route's answers are told; `told` words what tokens and forward tell.
+fn shaping<'t>(source: &Source<'t>, route: &Written, told: Events<'_, 't>) -> Shaping {
     let mut rule = match route.response {
         Response::Tokens => TokensRule::chat(),
         Response::Forward => TokensRule::forward(),
         other => {
-            if let Some(events) = events {
-                let message = "events: are told by response = \"tokens\" and \"forward\" alone";
-                source.refuse(&events.span(), message);
+            for (key, value) in [("events", told.events), ("errors", told.errors)] {
+                let Some(value) = value else { continue };
+                let message = format!("{key}: is for response = \"tokens\" and \"forward\" alone");
+                source.refuse(&value.span(), message);
             }
             let include_usage = route.body.include_usage;
             let rule = OpenAiRule { include_usage, ..OpenAiRule::default() };
@@ -206,6 +216,11 @@ fn shaping<'t>(source: &Source<'t>, route: &Written, events: Option<&Value<'t>>)
             };
         }
     };
+    if let Some(errors) = told.errors {
+        let words = [("status", false), ("event", true)];
+        rule.early = source.word("errors", errors, &words).unwrap_or_default();
+    }
+    let events = told.events;
     for (name, value) in
         events.and_then(|events| source.table("events", events)).into_iter().flatten()
     {
