@@ -54,3 +54,8 @@ fn records() {
 fn shape() {
     replay("shape", checks::shape::check);
 }
+
+#[test]
+fn json() {
+    replay("json", checks::json::check);
+}

@@ -413,7 +413,8 @@ fn an_upstreams_error_is_told_in_the_routes_words() {
             for (prefix, pointer) in [("openai", "/error/type"), ("tokens", "/error/request_id")] {
                 let path = "api/v1/services/aigc/text-generation/generation";
                 let path = if status == 400 { path } else { "v1/messages" };
-                let told = got(relay, &format!("POST /{prefix}/{path}"), "", "{\"stream\":true}");
+                let line = format!("POST /{prefix}/{path}");
+                let told = got(relay, &line, "Origin: https://a.example\r\n", "{\"stream\":true}");
                 let body: serde_json::Value = serde_json::from_slice(&told.body)
                     .unwrap_or_else(|_| panic!("{}", told.text()));
                 assert_eq!(told.head.status(), status);
