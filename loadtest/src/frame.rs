@@ -11,6 +11,9 @@ const LEAD: &str = concat!(
 const TAIL: &str = "\"}}]}\n\n";
 /// Marks the stamp in frames that a gateway has written anew.
 const MARK: &[u8] = br#""content":""#;
+/// The same in a page's tokens, each a JSON string, and the event that ends them.
+const TOKEN: &[u8] = b"data: \"";
+const TOKENS_DONE: &[u8] = b"event: done\n";
 /// `<time 16 hex>.<sequence 8 hex>.<stream 8 hex>.`
 const STAMP: usize = 16 + 1 + 8 + 1 + 8 + 1;
 /// The stream's last frame.
@@ -213,15 +216,20 @@ impl Checker {
         if frame.starts_with(b":") {
             return Ok(()); // a heartbeat
         }
-        if frame == TERMINAL {
+        if frame == TERMINAL || self.lenient && frame.starts_with(TOKENS_DONE) {
             self.done = true;
             return Ok(());
         }
         if !self.lenient {
             return self.check(template, frame, seen);
         }
-        let found = frame.windows(MARK.len()).position(|at| at == MARK);
-        let stamp = found.map(|at| at + MARK.len()).and_then(|at| frame.get(at..at + STAMP));
+        let marked = || frame.windows(MARK.len()).position(|at| at == MARK);
+        let found = if frame.starts_with(TOKEN) {
+            Some(TOKEN.len())
+        } else {
+            marked().map(|at| at + MARK.len())
+        };
+        let stamp = found.and_then(|at| frame.get(at..at + STAMP));
         stamp.map_or(Ok(()), |stamp| self.stamp(stamp, seen)) // a frame of the gateway's own
     }
 
@@ -288,6 +296,26 @@ mod tests {
             checker.feed(&template, piece, &mut |time| times.push(time))?;
         }
         Ok((times, checker.complete(3)))
+    }
+
+    #[test]
+    fn a_pages_tokens_are_read_by_their_stamps() {
+        let tokens = |numbers: [u32; 3]| {
+            let mut told = b"event: start\ndata: \n\n".to_vec();
+            for (time, sequence) in [11, 22, 33].into_iter().zip(numbers) {
+                told.extend(
+                    format!("data: \"{time:016x}.{sequence:08x}.00000007.abc\"\n\n").bytes(),
+                );
+            }
+            told.extend_from_slice(b"event: done\ndata: \n\n");
+            told
+        };
+        let told = tokens([0, 1, 2]);
+        for cut in 0..told.len() {
+            let read = run(&[&told[..cut], &told[cut..]], true);
+            assert_eq!(read, Ok((vec![11, 22, 33], true)), "{cut}");
+        }
+        assert_eq!(run(&[&tokens([0, 2, 1])], true), Err(Fault::Sequence));
     }
 
     const THREE: [(u64, u32); 3] = [(11, 0), (22, 1), (33, 2)];

@@ -161,10 +161,13 @@ fn main() -> Result<()> {
     match &cli.command {
         Command::Scenario(scenario) => {
             let spec = scenario.spec(&cli.numbers);
-            measure(
-                &cli.options,
-                &[Item { spec, rounds: cli.options.rounds.unwrap_or(1), field: Field::Given }],
-            )
+            let field = match scenario {
+                _ if !cli.options.system.is_empty() => Field::Given,
+                Scenario::Shaped => Field::Shaped,
+                _ => Field::Plain,
+            };
+            let rounds = cli.options.rounds.unwrap_or(1);
+            measure(&cli.options, &[Item { spec, rounds, field }])
         }
         Command::All { quick } => measure(&cli.options, &usual(*quick, cli.options.rounds)),
         Command::Origin { listen } => {

@@ -40,6 +40,8 @@ pub struct Numbers {
 pub enum Scenario {
     /// Streams of a fixed rate: CPU per frame and latency
     Steady,
+    /// Steady streams passed on, told as a page's tokens and told in OpenAI's words: CPU per frame
+    Shaped,
     /// Steady streams through one worker, then through two (or --workers): CPU per frame of both
     Workers,
     /// Streams that never wait for their next frame: frames a second; then latency at a high rate
@@ -71,8 +73,9 @@ pub enum Scenario {
 }
 
 /// All scenarios of a suite.
-pub const ALL: [Scenario; 15] = [
+pub const ALL: [Scenario; 16] = [
     Scenario::Steady,
+    Scenario::Shaped,
     Scenario::Workers,
     Scenario::Saturation,
     Scenario::Burst,
@@ -112,6 +115,7 @@ impl Scenario {
     pub fn name(self) -> &'static str {
         match self {
             Self::Steady => "steady",
+            Self::Shaped => "shaped",
             Self::Workers => "workers",
             Self::Saturation => "saturation",
             Self::Burst => "burst",
@@ -172,7 +176,7 @@ impl Scenario {
             resumes: true,
         };
         match self {
-            Self::Steady | Self::Workers => {
+            Self::Steady | Self::Shaped | Self::Workers => {
                 let (count, rate) = (streams(1000), rate(20.0));
                 let group = ramped(count, Shape { rate, ..shape });
                 spec(format!("{count}×{rate}/s×{size}B"), vec![group], window(4.0))

@@ -42,6 +42,10 @@ pub enum Field {
     Second,
     /// Loads that a gateway in Python can carry: it, the relay and nginx.
     Light,
+    /// The relay, passing on, telling tokens and telling OpenAI's chunks.
+    Shaped,
+    /// All but those two.
+    Plain,
     /// Whoever is asked for.
     Given,
 }
@@ -54,15 +58,18 @@ impl Field {
             system,
             System::PumpUring | System::Millstream | System::Nginx | System::Haproxy
         );
+        let plain = system != System::Litellm && !system.is_shaped();
         match self {
-            Self::All => system != System::Litellm,
-            Self::Relays => system != System::Litellm && !second,
+            Self::All => plain,
+            Self::Relays => plain && !second,
             Self::Closest => closest,
             Self::Proxies => closest || system == System::Envoy,
             Self::Second => second,
             Self::Light => {
                 matches!(system, System::Millstream | System::Nginx | System::Litellm)
             }
+            Self::Shaped => system == System::Millstream || system.is_shaped(),
+            Self::Plain => !system.is_shaped(),
             Self::Given => true,
         }
     }
@@ -109,6 +116,7 @@ pub fn usual(quick: bool, rounds: Option<usize>) -> Vec<Item> {
         item(Scenario::Steady, n(3), Field::Relays, brief(2.5)),
         item(Scenario::Steady, n(1), Field::Second, brief(2.5)),
         item(Scenario::Steady, n(3), Field::Closest, many),
+        item(Scenario::Shaped, n(3), Field::Shaped, brief(3.0)),
         item(Scenario::Workers, n(2), Field::Closest, brief(1.0)),
         item(Scenario::Saturation, n(2), Field::Proxies, brief(1.0)),
         item(Scenario::Burst, n(5), Field::Relays, none()),

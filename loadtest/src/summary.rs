@@ -268,6 +268,23 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
+/// The user CPU of a frame in microseconds: what all rounds took together, since the kernel's ticks
+/// are too coarse for one.
+fn user_of_all(runs: &[&RunResult]) -> Option<f64> {
+    let frames: u64 = runs.iter().map(|run| run.frames).sum();
+    let nanos: f64 = runs.iter().map(|run| run.cpu.user).sum();
+    (frames > 0 && nanos > 0.0).then(|| nanos / frames as f64 / 1e3)
+}
+
+/// What telling a frame in other words takes over passing it on, in microseconds of user CPU.
+pub fn shaping_costs(results: &[RunResult], scenario: &str) -> Vec<(System, f64)> {
+    let rows = by_system(results, scenario);
+    let passed = rows.iter().find(|row| row.0 == System::Millstream);
+    let Some(passed) = passed.and_then(|row| user_of_all(&row.1)) else { return Vec::new() };
+    let shaped = rows.iter().filter(|row| row.0.is_shaped());
+    shaped.filter_map(|row| Some((row.0, user_of_all(&row.1)? - passed))).collect()
+}
+
 /// The scenarios of `results`, in their order.
 pub fn scenarios(results: &[RunResult]) -> Vec<&str> {
     let mut seen = Vec::new();
@@ -299,6 +316,23 @@ pub fn by_system<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shaping_costs_what_it_takes_over_passing_on() {
+        let run = |system, round, user| RunResult {
+            scenario: "shaped 4".into(),
+            system: Some(system),
+            round,
+            frames: 1000,
+            cpu: crate::sample::Cpu { user, system: 1e6 },
+            ..RunResult::default()
+        };
+        let (passed, tokens) = (System::Millstream, System::MillstreamTokens);
+        let runs =
+            [run(passed, 0, 1e6), run(passed, 1, 3e6), run(tokens, 0, 3e6), run(tokens, 1, 4e6)];
+        assert_eq!(shaping_costs(&runs, "shaped 4"), [(tokens, 1.5)]);
+        assert_eq!(shaping_costs(&runs[2..], "shaped 4"), []);
+    }
 
     #[test]
     fn medians_and_ratios_are_by_round() {

@@ -32,6 +32,10 @@ pub enum System {
     Millstream,
     /// Millstream on epoll.
     MillstreamEpoll,
+    /// Millstream by a route that tells streams as a page's tokens.
+    MillstreamTokens,
+    /// Millstream by a route that tells them in OpenAI's words.
+    MillstreamOpenai,
     /// nginx.
     Nginx,
     /// HAProxy.
@@ -52,6 +56,8 @@ impl fmt::Display for System {
             Self::PumpUring => "pump-uring",
             Self::Millstream => "millstream",
             Self::MillstreamEpoll => "millstream-epoll",
+            Self::MillstreamTokens => "millstream-tokens",
+            Self::MillstreamOpenai => "millstream-openai",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::Envoy => "envoy",
@@ -146,9 +152,20 @@ impl System {
         }
     }
 
-    /// Whether frames come out written anew.
+    /// Whether frames come out written anew. Those of the load are in OpenAI's words already, so
+    /// telling them in these changes no byte.
     pub fn lenient(self) -> bool {
-        self == Self::Litellm
+        matches!(self, Self::Litellm | Self::MillstreamTokens)
+    }
+
+    /// Whether it reads the frames and tells them.
+    pub fn is_shaped(self) -> bool {
+        matches!(self, Self::MillstreamTokens | Self::MillstreamOpenai)
+    }
+
+    /// Whether it is the relay.
+    pub fn is_millstream(self) -> bool {
+        matches!(self, Self::Millstream | Self::MillstreamEpoll) || self.is_shaped()
     }
 
     fn program(self) -> &'static str {
@@ -169,6 +186,8 @@ impl System {
             Self::Envoy => ("envoy.yaml", include_str!("../peers/envoy.yaml")),
             Self::Caddy => ("Caddyfile", include_str!("../peers/Caddyfile")),
             Self::Litellm => ("litellm.yaml", include_str!("../peers/litellm.yaml")),
+            Self::MillstreamTokens => ("relay.toml", include_str!("../peers/tokens.toml")),
+            Self::MillstreamOpenai => ("relay.toml", include_str!("../peers/openai.toml")),
             _ => return None,
         })
     }
@@ -180,7 +199,7 @@ impl Bench {
         match system {
             System::Direct => Some(PathBuf::new()),
             System::PumpEpoll | System::PumpUring => std::env::current_exe().ok(),
-            System::Millstream | System::MillstreamEpoll => {
+            system if system.is_millstream() => {
                 self.millstream.is_file().then(|| self.millstream.clone())
             }
             _ => {
@@ -231,7 +250,7 @@ impl Bench {
         fs::create_dir_all(&dir).context("a directory for the run")?;
         let mut command = Command::new(program);
         arguments(system, &mut command, address, start, &dir)?;
-        let relay = matches!(system, System::Millstream | System::MillstreamEpoll);
+        let relay = system.is_millstream();
         let admin = (start.admin && relay).then(free_port).transpose()?;
         if relay {
             let at = admin.map_or_else(|| "off".into(), |admin| admin.to_string());
@@ -318,13 +337,19 @@ fn arguments(
             command.args(["pump", "--kind", kind, "--listen", &listen, "--upstream", &up]);
             command.args(["--threads", &workers]);
         }
-        System::Millstream | System::MillstreamEpoll => {
-            let io = if system == System::Millstream { "uring" } else { "epoll" };
+        System::Millstream
+        | System::MillstreamEpoll
+        | System::MillstreamTokens
+        | System::MillstreamOpenai => {
+            let io = if system == System::MillstreamEpoll { "epoll" } else { "uring" };
             let scheme = if start.tls.has_upstream() { "https" } else { "http" };
             let upstream = format!("{scheme}://{up}");
             command.args(["serve", "--listen", &listen, "--upstream", &upstream, "--io", io]);
             command.args(["--workers", &workers, "--access-log", "off"]);
             command.args(["--max-streams", "9000"]);
+            if system.is_shaped() {
+                command.arg("--config").arg(config);
+            }
             if start.tls.has_upstream() {
                 command.args(["--upstream-tls-name", NAME, "--upstream-ca"]);
                 command.arg(format!("{pki}/ca.pem"));
@@ -454,7 +479,8 @@ mod tests {
                 let filled = configuration(text, tls, &values);
                 let unread = filled.lines().any(|line| line.starts_with('@'));
                 assert!(!filled.contains("{{") && !unread, "{name}: {filled}");
-                let https = system.speaks(tls) && tls != Tls::Off;
+                // The relay's flags say it.
+                let https = system.speaks(tls) && tls != Tls::Off && !system.is_shaped();
                 assert_eq!(filled.contains(".pem"), https, "{name} {tls:?}");
             }
         }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use crate::machine::Machine;
 use crate::result::RunResult;
-use crate::summary::{BASES, Metric, TRUST, by_system, metrics, scenarios};
+use crate::summary::{BASES, Metric, TRUST, by_system, metrics, scenarios, shaping_costs};
 use crate::systems::System;
 
 /// A table's cells, its head first.
@@ -49,7 +49,10 @@ pub fn cells(results: &[RunResult], scenario: &str) -> Cells {
 
 /// What a reader of a scenario's figures should know.
 pub fn remarks(results: &[RunResult], scenario: &str) -> Vec<String> {
-    let mut seen = BTreeSet::new();
+    let costs = shaping_costs(results, scenario).into_iter().map(|(system, micros)| {
+        format!("{system}: {micros:+.2} µs of user CPU a frame over millstream")
+    });
+    let mut seen: BTreeSet<String> = costs.collect();
     let mut notes: BTreeMap<&str, BTreeSet<System>> = BTreeMap::new();
     for (system, runs) in by_system(results, scenario) {
         for run in runs {

@@ -24,7 +24,7 @@ pub(super) fn escape(text: &str) -> String {
 }
 
 pub(super) fn is_mine(system: System) -> bool {
-    matches!(system, System::Millstream | System::MillstreamEpoll)
+    system.is_millstream()
 }
 
 /// A number with thin spaces between thousands.
