@@ -214,6 +214,9 @@ fn body_rows(body: &BodyRules) -> Rows {
             Edit::Set(path, _) => ("sets", path.to_string()),
         });
     }
+    if body.lift_system {
+        rows.push(("lifts", "system messages".to_owned()));
+    }
     match body.stream {
         Some(StreamRule::Force) => rows.push(("stream", "forced".to_owned())),
         Some(StreamRule::Forbid) => rows.push(("stream", "refused".to_owned())),

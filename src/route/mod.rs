@@ -8,6 +8,7 @@
 //! A route is resolved once a request; no frame of a stream knows of it.
 
 pub mod cors;
+mod lift;
 pub mod matching;
 pub mod request;
 pub mod template;

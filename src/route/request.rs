@@ -2,11 +2,13 @@
 //! changed keeps its bytes.
 //!
 //! In this order: fields are taken from the query, fields are checked, a new body is made of
-//! them, members are renamed, removed, given defaults, set; then `stream` and `include_usage`.
+//! them, members are renamed, removed, given defaults, set, system messages lifted; then `stream`
+//! and `include_usage`.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
+use super::lift;
 use super::template::Template;
 use crate::dialect::Dialect;
 use crate::dialect::read::Increments;
@@ -15,6 +17,9 @@ use crate::json::{EditError, JsonError, Kind, Object, Path, scan};
 
 /// Where a request asks for a stream, in most dialects.
 static STREAM: LazyLock<Path> = LazyLock::new(|| Path::of(["stream"]));
+/// Where a conversation is, and instructions that are no part of it.
+static MESSAGES: LazyLock<Path> = LazyLock::new(|| Path::of(["messages"]));
+static SYSTEM: LazyLock<Path> = LazyLock::new(|| Path::of(["system"]));
 /// Where it asks for the stream's usage, in OpenAI's.
 static USAGE: LazyLock<Path> = LazyLock::new(|| Path::of(["stream_options", "include_usage"]));
 /// Where it asks for what is new alone, in DashScope's.
@@ -102,6 +107,8 @@ pub struct BodyRules {
     pub template: Option<Template>,
     /// Changes.
     pub edits: Vec<Edit>,
+    /// Messages of the role `system` go to the member `system`, where Anthropic wants them.
+    pub lift_system: bool,
     /// What becomes of `stream`.
     pub stream: Option<StreamRule>,
     /// Streams are to end with their usage, where the dialect can be asked for it.
@@ -186,12 +193,13 @@ impl BodyRules {
         if self.is_empty() {
             return false;
         }
-        let Self { query, fields, template, edits, stream, .. } = self;
+        let Self { query, fields, template, edits, lift_system, stream, .. } = self;
         // These alone concern one dialect, and nothing else on the same route.
         let of_dialect = query.is_empty()
             && fields.is_empty()
             && template.is_none()
             && edits.is_empty()
+            && !lift_system
             && stream.is_none();
         let concerned = self.include_usage && asks_usage(dialect)
             || self.collect == Collect::All
@@ -229,6 +237,9 @@ impl BodyRules {
                 Edit::Default(path, text) => object.set_default(path, &**text)?,
                 Edit::Set(path, text) => object.set(path, &**text)?,
             }
+        }
+        if self.lift_system {
+            lift::system(&mut object, &MESSAGES, &SYSTEM)?;
         }
         let path = query::split(&target).0;
         let collects = self.collect.takes(path, dialect) && self.stream != Some(StreamRule::Force);

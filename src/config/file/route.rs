@@ -65,6 +65,7 @@ const KEYS: &[&str] = &[
     "remove",
     "default",
     "set",
+    "lift_system",
     "stream",
     "include_usage",
     "collect",
@@ -135,7 +136,7 @@ pub(super) fn read<'t>(source: &Source<'t>, table: &DeTable<'t>, at: Range<usize
             "events" => told.events = Some(value),
             "errors" => told.errors = Some(value),
             "collect" => collect = source.switch(name, value).filter(|on| *on).map(|_| name_at),
-            "query" | "fields" | "body" | "stream" | "include_usage" => {
+            "query" | "fields" | "body" | "lift_system" | "stream" | "include_usage" => {
                 body(source, &mut route.body, name, value);
             }
             "rename" | "remove" | "default" | "set" => edit(source, &mut edits, name, value),
@@ -347,6 +348,7 @@ fn body<'t>(source: &Source<'t>, body: &mut BodyRules, key: &str, value: &Value<
             let words = [("force", StreamRule::Force), ("forbid", StreamRule::Forbid)];
             body.stream = source.word(key, value, &words);
         }
+        "lift_system" => body.lift_system = source.switch(key, value) == Some(true),
         "include_usage" => body.include_usage = source.switch(key, value) == Some(true),
         "body" => {
             if source.table(key, value).is_some() {

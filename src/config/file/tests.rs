@@ -175,6 +175,19 @@ fn a_whole_route_is_read() {
     assert!(!shown.contains("sk-1") && !format!("{plan:?}").contains("sk-1"), "{shown}");
 }
 
+#[test]
+fn what_a_route_tells_is_shown() {
+    let text = "upstream = \"http://a:1\"\n[[route]]\npath = \"/x\"\nresponse = \"forward\"\n\
+        errors = \"event\"\nlift_system = true\n[[route]]\npath = \"/y\"\nresponse = \"tokens\"\n";
+    let plan = read_with(text, "").expect("valid");
+    assert!(plan.routes[0].body.lift_system && !plan.routes[1].body.lift_system);
+    let shown = plan.describe();
+    for part in ["forward, early errors as events", "system messages", "tokens, early errors as a"]
+    {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+}
+
 const UP: &str = "upstream = \"http://a:1\"\n";
 
 /// Each text has one fault: its line, and what is said of it.
@@ -272,6 +285,12 @@ fn every_fault_of_a_route_names_its_line_and_the_mend() {
         (route("cors = { origins = \"*\", credentials = true }"), 4, "name the origins"),
         (route("dialect = \"anthropic\"\ninclude_usage = true"), 2, "include_usage: anthropic has"),
         (route("events = { done = false }"), 4, "\"tokens\" and \"forward\" alone"),
+        (route("errors = \"event\""), 4, "errors: is for response = \"tokens\" and"),
+        (
+            route("response = \"forward\"\nerrors = \"events\""),
+            5,
+            "write one of \"status\", \"event\"",
+        ),
         (route("response = \"tokens\"\nevents = { dune = \"\" }"), 5, "did you mean \"done\"?"),
         (route("response = \"forward\"\nevents = { done = \"\" }"), 5, "known are error, timeout"),
         (route("response = \"tokens\"\nevents = { token = \"{{json\" }"), 5, "without"),

@@ -52,6 +52,9 @@ for (const provider of ["anthropic", "dashscope"]) {
     says(`collected, ${JSON.stringify(more)}`, answer.choices[0].message.content === text
       && answer.choices[0].finish_reason === "stop" && answer.usage.completion_tokens === 60, answer);
   }
+  const instructed = await create(
+    { messages: [{ role: "developer", content: "Be brief." }, ...ask.messages] });
+  says("with instructions", instructed.choices[0].message.content === text, instructed);
   const called = (await create({}, { "X-Mock-Tools": "2" })).choices[0];
   says("collected, tool calls", called.finish_reason === "tool_calls"
     && callsOf(called.message.tool_calls) === calls, called);

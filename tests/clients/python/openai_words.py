@@ -85,6 +85,10 @@ class At:
         self.check("collected, tool calls", calls.finish_reason == "tool_calls"
                    and calls_of(calls.message.tool_calls) == CALLS, calls)
         limited = self.create(max_completion_tokens=100, temperature=0.5, user="u", seed=1)
+        instructed = self.client.chat.completions.create(model="m", messages=[
+            {"role": "system", "content": "Be brief."}, *ASK["messages"]])
+        self.check("with a system message", instructed.choices[0].message.content == TEXT,
+                   instructed)
         self.check("with a limit", limited.choices[0].message.content == TEXT, limited)
 
     def fails(self):
