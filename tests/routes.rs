@@ -1,5 +1,7 @@
 //! Routes of a configuration file, end to end, on both drivers.
 
+#[path = "routes/failures.rs"]
+mod failures;
 #[path = "routes/files.rs"]
 mod files;
 mod support;

@@ -273,15 +273,16 @@ impl Source {
 
     /// Tells the readers how it ended, and closes the account.
     fn close(mut self, ended: Result<(), Failure>) {
-        let outcome = match &ended {
-            Ok(()) => outcome(&self.response),
+        let (outcome, in_order) = match &ended {
+            Ok(()) => (outcome(&self.response), true),
+            // An event of the route's that names the failure is an end to its readers.
             Err(failure) => {
-                self.tell(failure);
-                failure.outcome
+                let told = self.tell(failure);
+                (failure.outcome, self.response.body.stream.end_told(told))
             }
         };
         let Self { core, response, record, registration, mut unfinished, .. } = self;
-        unfinished.finish(outcome, ended.is_ok());
+        unfinished.finish(outcome, in_order);
         registration.set_live(None);
         if ended.is_err() {
             response.upstream.shutdown();
@@ -291,8 +292,8 @@ impl Source {
         record.close(outcome);
     }
 
-    /// Keeps the frame that tells a failure, as the last.
-    fn tell(&mut self, failure: &Failure) {
+    /// Keeps the frame that tells a failure, as the last; false where there is none.
+    fn tell(&mut self, failure: &Failure) -> bool {
         self.record.error.replace(Some(failure.message.as_str().into()));
         let stream = &mut self.response.body.stream;
         let text = ErrorText {
@@ -307,6 +308,7 @@ impl Source {
             self.change(|log| log.push(&frame));
             self.core.metrics.error_frames.inc();
         }
+        !frame.is_empty()
     }
 }
 
