@@ -57,7 +57,7 @@ pub(super) enum Begun {
 
 /// A response that is to be kept, and its first reader.
 pub(super) struct Kept {
-    response: Box<Response>,
+    response: Response,
     /// Its first bytes were at fault already.
     fault: Option<Failure>,
     seat: Seat,
@@ -100,7 +100,7 @@ pub async fn run(connection: &mut Connection, head: Box<RequestHead>) -> After {
         Ok(Begun::Kept(kept)) => return Box::pin(first(connection, record, kept)).await,
         Ok(Begun::Reader(reading)) => {
             let (seat, opening) = *reading;
-            Box::pin(reader::read(connection, Some(&record), seat, opening)).await
+            Box::pin(reader::read(connection, reader::Account::Own(&record), seat, opening)).await
         }
         Ok(Begun::Plain(response)) => {
             // Beside the rest of the stream's state, not on its own.
@@ -133,9 +133,10 @@ pub async fn run(connection: &mut Connection, head: Box<RequestHead>) -> After {
 /// Starts the source of a stream that is kept, and is its first reader.
 async fn first(connection: &mut Connection, record: Record, kept: Box<Kept>) -> After {
     let Kept { response, fault, seat, opening } = unboxed(kept);
+    let source = source::new(connection.core(), seat.slot(), record, (response, fault));
+    let (_, after) = reader::read(connection, reader::Account::Source(source), seat, opening).await;
     connection.registration.set_live(None);
-    source::start(connection.core(), seat.slot(), record, (response, fault));
-    reader::read(connection, None, seat, opening).await.1
+    after
 }
 
 /// What is in a box, whose memory is given back at once: a box that is moved out of where it
@@ -332,7 +333,7 @@ async fn pass_on(
     let mut response = Response { upstream, body, framing, extra: false };
     match (response.take(record, answer.rest, now), seat, opening) {
         (taken, Some(seat), Some(opening)) => {
-            let (response, fault) = (Box::new(response), taken.err());
+            let fault = taken.err();
             Ok(Begun::Kept(Box::new(Kept { response, fault, seat, opening })))
         }
         (Ok(()), ..) => Ok(Begun::Plain(Box::new(response))),

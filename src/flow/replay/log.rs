@@ -472,6 +472,13 @@ impl Log {
         }
     }
 
+    /// Wakes it no more.
+    pub fn unwatch(&mut self, key: ReaderKey) {
+        if let Some(reader) = self.readers.get_mut(key.0) {
+            reader.waker = None;
+        }
+    }
+
     /// Wakes all readers.
     pub fn wake_readers(&self) {
         for (_, reader) in &self.readers {

@@ -70,6 +70,8 @@ pub struct Kept {
     pub heartbeat: Option<&'static [u8]>,
     /// Somebody wants it ended.
     pub cancelled: bool,
+    /// Its source waits for a reader to drive it.
+    pub parked: bool,
     source: Option<Waker>,
     /// Since when nobody reads it.
     unread_since: Option<Instant>,
@@ -182,6 +184,7 @@ impl Shelf {
             whole: false,
             heartbeat: None,
             cancelled: false,
+            parked: false,
             source: None,
             unread_since: None,
             over_since: None,

@@ -1,16 +1,17 @@
 //! Streams that survive their connection.
 //!
 //! ```text
-//!  upstream ─▶ source (a task of its own) ─▶ log ─▶ reader (the client's connection)
-//!                                             └───▶ reader that came back, or a second one
+//!  upstream ─▶ source ─▶ log ─▶ reader (the client's connection)
+//!                         └───▶ reader that came back, or a second one
 //! ```
 //!
-//! On a route that resumes, the response is carried by two tasks instead of one: the [`source`]
-//! reads the upstream and keeps whole frames in the core's [`Shelf`], each connection's [`reader`]
-//! sends them from there. So nothing happens to the source when a connection is lost; it goes on
-//! for the route's grace. Who comes back on another core's connection is [handed
-//! over](handover) to the stream's owner, with its connection, before anything is read of its body:
-//! frames never cross cores.
+//! On a route that resumes, the upstream's side of a response is a `Source` (`source.rs`), which
+//! keeps whole frames in the core's [`Shelf`]; each connection's reader (`reader.rs`) sends them from
+//! there. One of the readers drives the source in its own task; when it leaves, another does, or a
+//! task that has nothing else to do, for the route's grace. So nothing happens to the source when a
+//! connection is lost. Who comes back on another core's connection is [handed over](handover) to the
+//! stream's owner, with its connection, before anything is read of its body: frames never cross
+//! cores.
 //!
 //! The account of the exchange is the source's: it says how the generation ended. A client that
 //! comes back has one of its own.
@@ -21,6 +22,7 @@ pub(super) mod request;
 pub(super) mod source;
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -31,10 +33,13 @@ use crate::sse::sequence::Epoch;
 use crate::telemetry::metrics::WorkerMetrics;
 use handover::Neighbours;
 use request::Named;
+use source::Source;
 
 /// What one core knows of streams that are kept.
 pub struct Resume {
     shelf: RefCell<Shelf>,
+    /// Sources that wait for one of their readers, by their streams' places.
+    parked: RefCell<HashMap<u32, Box<Source>>>,
     neighbours: Option<Neighbours>,
 }
 
@@ -53,7 +58,8 @@ impl Resume {
     pub(super) fn new(core: usize, parts: ResumeParts) -> Self {
         let number = u16::try_from(core).unwrap_or(u16::MAX);
         let shelf = Shelf::new(number, parts.epoch, parts.bytes_max);
-        Self { shelf: RefCell::new(shelf), neighbours: parts.neighbours }
+        let parked = RefCell::default();
+        Self { shelf: RefCell::new(shelf), parked, neighbours: parts.neighbours }
     }
 
     /// The route of the stream that a request names, if it could be one: who may have it is asked

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io::IoSlice;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::super::Stage;
@@ -9,6 +10,7 @@ use super::super::connection::{After, Connection};
 use super::super::exchange::Opening;
 use super::super::record::Record;
 use super::Seat;
+use super::source::{self, Source};
 use crate::clock;
 use crate::error::{Failure, Phase};
 use crate::flow::replay::{Framing, Lines};
@@ -73,8 +75,18 @@ struct Suspicion {
     acknowledged: i64,
 }
 
+/// Whose account what is sent belongs to.
+pub(in super::super) enum Account<'a> {
+    /// The generation's: this is its first reader, and drives its source.
+    Source(Box<Source>),
+    /// That of a client that came back.
+    Own(&'a Record),
+}
+
 struct Reading<'a> {
     connection: &'a mut Connection,
+    /// The stream's source, while this reader drives it.
+    source: Option<Box<Source>>,
     /// The account of a client that came back; that of the first is its source's.
     record: Option<&'a Record>,
     seat: Seat,
@@ -88,10 +100,23 @@ struct Reading<'a> {
     timers: Timers,
     blocked: bool,
     watching: bool,
+    /// The source may have to end.
+    interrupted: bool,
     /// Bytes the socket took.
     sent: i64,
     suspicion: Option<Suspicion>,
     carried: Carried,
+}
+
+/// What a look at the log shows.
+enum News {
+    None,
+    /// Something to send, or to say.
+    Other,
+    /// The stream's end was asked for.
+    Cancelled,
+    /// Its source waits for a driver.
+    Parked,
 }
 
 /// How a reader's stream ended, when all of it was sent.
@@ -103,10 +128,14 @@ enum End {
 /// Sends the stream to its end, or until the client leaves; how the exchange ended.
 pub(in super::super) async fn read(
     connection: &mut Connection,
-    record: Option<&Record>,
+    account: Account<'_>,
     seat: Seat,
     opening: Opening,
 ) -> (Outcome, After) {
+    let (source, record) = match account {
+        Account::Source(source) => (Some(source), None),
+        Account::Own(record) => (None, Some(record)),
+    };
     let Some(Position { text, .. }) = Position::of(&seat) else {
         return (Outcome::StreamUnknown, After::Abort);
     };
@@ -116,6 +145,7 @@ pub(in super::super) async fn read(
     timers.set_paused(now, true);
     let mut reading = Reading {
         connection,
+        source,
         record,
         seat,
         text,
@@ -126,18 +156,23 @@ pub(in super::super) async fn read(
         timers,
         blocked: false,
         watching: true,
+        interrupted: false,
         sent: 0,
         suspicion: None,
         carried: Carried::default(),
     };
     let ended = reading.run().await;
-    let Reading { connection, seat, .. } = reading;
+    // The place is given up before the source is handed on: to those who are left.
+    let Reading { connection, source, seat, .. } = reading;
+    drop(seat);
+    if let Some(source) = source {
+        source::hand_on(source);
+    }
     match ended {
         Ok(End::InOrder(outcome)) => (outcome, After::whole(opening.keep_alive)),
         Ok(End::Broken(outcome)) => {
             // A client that knows its dialect leaves when it has read the error: that ends the
-            // wait. The place is given up first: nothing more is read.
-            drop(seat);
+            // wait.
             let _ = timer::timeout(ABORT_DELAY, connection.transport.readable()).await;
             if opening.to_close {
                 connection.transport.reset();
@@ -164,26 +199,37 @@ impl Reading<'_> {
     async fn run(&mut self) -> Result<End, Failure> {
         let mut give_way = GiveWay::default();
         let mut now = clock::now();
+        let mut late = false;
+        poll_fn(|cx| {
+            self.source.as_ref().inspect(|source| source.watch(cx));
+            Poll::Ready(())
+        })
+        .await;
         loop {
+            self.drive(now, late);
             if let Some(end) = self.turn(now)? {
                 return Ok(end);
             }
-            let (mut client_stirred, mut late) = (false, false);
+            let (mut client_stirred, mut waited) = (false, false);
+            late = false;
             poll_fn(|cx| {
-                now = clock::now();
-                let mut ready = self.poll_news(cx);
+                if std::mem::replace(&mut waited, true) {
+                    now = clock::now();
+                }
+                let mut ready = self.source.as_mut().is_some_and(|source| source.poll_readable(cx));
+                ready |= self.poll_news(cx);
                 if self.blocked && self.connection.transport.poll_writable(cx).is_ready() {
                     (self.blocked, ready) = (false, true);
                 }
                 if self.watching && self.connection.stirred(cx).is_ready() {
                     (client_stirred, ready) = (true, true);
                 }
-                if self.timers.take_stale() || !self.connection.registration.is_early(now) {
-                    late |=
-                        self.connection.registration.poll_deadline(self.deadline(), now).is_ready();
+                if self.is_stale() || !self.connection.registration.is_early(now) {
+                    let deadline = self.deadline();
+                    late |= self.connection.registration.poll_deadline(deadline, now).is_ready();
                     ready |= late;
                 }
-                ready |= self.connection.core().stage() == Stage::Ending && self.blocked;
+                ready |= self.connection.core().stage() == Stage::Ending;
                 give_way.poll(ready, cx)
             })
             .await;
@@ -200,26 +246,76 @@ impl Reading<'_> {
         }
     }
 
+    /// Drives the source, if that is this reader's to do.
+    fn drive(&mut self, now: Instant, late: bool) {
+        let Some(source) = &mut self.source else { return };
+        let driven = if late { source.due(now) } else { Ok(()) };
+        let stays = self.connection.core().stage() == Stage::Serving && !self.interrupted;
+        let driven = driven.and_then(|()| if stays { Ok(()) } else { source.check() });
+        self.interrupted = false;
+        match driven.and_then(|()| source.turn(now)) {
+            Ok(false) => {}
+            ended => {
+                if let Some(source) = self.source.take() {
+                    source.close(ended.map(|_| ()));
+                }
+            }
+        }
+    }
+
+    fn is_stale(&mut self) -> bool {
+        let source = self.source.as_mut().is_some_and(|source| source.take_stale());
+        self.timers.take_stale() | source
+    }
+
     fn deadline(&self) -> Option<Instant> {
         let next = self.timers.next().map(|(at, _)| at);
         let suspicion = self.suspicion.as_ref().map(|suspicion| suspicion.until);
-        next.into_iter().chain(suspicion).min()
+        let source = self.source.as_ref().and_then(|source| source.deadline());
+        next.into_iter().chain(suspicion).chain(source).min()
     }
 
-    /// Whether there is something to send, or to say; else the task is woken when there is.
-    fn poll_news(&self, cx: &std::task::Context<'_>) -> bool {
-        let reader = self.seat.reader;
+    /// Whether there is something to send, or to do; else the task is woken when there is. A source
+    /// that waits for a driver is taken.
+    fn poll_news(&mut self, cx: &Context<'_>) -> bool {
+        let (slot, reader) = (self.seat.slot, self.seat.reader);
+        let (blocked, drives) = (self.blocked, self.source.is_some());
         let news = self.seat.with(|shelf| {
-            let Some(kept) = shelf.stream_mut(self.seat.slot) else { return true };
-            kept.log.watch(reader, cx.waker());
+            let Some(kept) = shelf.stream_mut(slot) else { return News::Other };
+            if drives {
+                if kept.cancelled {
+                    return News::Cancelled;
+                }
+            } else {
+                kept.log.watch(reader, cx.waker());
+                if kept.parked {
+                    // Who drives the source needs no other's word for what comes.
+                    kept.log.unwatch(reader);
+                    return News::Parked;
+                }
+            }
             let log = &kept.log;
-            if log.is_replaced(reader) {
-                return true;
+            if log.is_replaced(reader) || log.is_suspect(reader) {
+                return News::Other;
             }
             let more = !log.is_caught_up(reader) || log.is_over() || log.has_gap(reader);
-            more && !self.blocked || log.is_suspect(reader)
+            if more && !blocked { News::Other } else { News::None }
         });
-        news != Some(false) || self.own_sent < self.own.len() && !self.blocked
+        match news {
+            Some(News::None) => self.own_sent < self.own.len() && !blocked,
+            Some(News::Cancelled) => {
+                self.interrupted = true;
+                true
+            }
+            Some(News::Parked) => {
+                self.source = source::take_parked(self.connection.core(), slot);
+                self.source.as_ref().inspect(|source| source.watch(cx));
+                // What it missed meanwhile is looked at.
+                self.interrupted = true;
+                true
+            }
+            Some(News::Other) | None => true,
+        }
     }
 
     /// Sends what can be sent; the end, when all of it was.

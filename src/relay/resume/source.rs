@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io::IoSlice;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::super::exchange::{Response, give_back, outcome};
@@ -14,7 +14,7 @@ use super::super::{Core, Registration, Stage};
 use crate::clock;
 use crate::dialect::ErrorText;
 use crate::error::Failure;
-use crate::flow::replay::{Log, Shelf};
+use crate::flow::replay::{Kept, Log, Shelf};
 use crate::flow::timers::Due;
 use crate::http1::body::Eof;
 use crate::limits::{READS_PER_TURN_MAX, WRITE_SLICES_MAX};
@@ -22,53 +22,137 @@ use crate::net::wait::GiveWay;
 use crate::outcome::Outcome;
 use crate::sse::frames::FrameTooLarge;
 
-struct Source {
+/// The upstream's side of one stream. Somebody drives it: one of its readers while there are any,
+/// in the task of its connection, so that a frame costs no wake of another one; else a task of its
+/// own, until a reader takes it over.
+pub(in super::super) struct Source {
     core: Rc<Core>,
     slot: u32,
-    response: Box<Response>,
+    response: Response,
     /// The first bytes were at fault.
     fault: Option<Failure>,
     record: Record,
-    registration: Registration,
     /// The upstream may have bytes for us: worth a read without waiting first.
     ready: bool,
+    /// Reading waits for a reader.
+    paused: bool,
     unfinished: Unfinished,
 }
 
-/// Reads the rest of `response` into the log of the stream in `slot`.
-pub(in super::super) fn start(
+/// What carries the rest of `response` into the log of the stream in `slot`.
+pub(in super::super) fn new(
     core: &Rc<Core>,
     slot: u32,
     record: Record,
-    (response, fault): (Box<Response>, Option<Failure>),
-) {
-    let registration = core.register_silently();
-    registration.set_live(Some(Rc::clone(&record.live)));
+    (response, fault): (Response, Option<Failure>),
+) -> Box<Source> {
     let unfinished = Unfinished { core: Rc::clone(core), slot, over: false };
-    let (shared, ready) = (Rc::clone(core), true);
-    let source =
-        Source { core: shared, slot, response, fault, record, registration, ready, unfinished };
-    spawn_caught(core, source.run());
+    let (core, ready, paused) = (Rc::clone(core), true, false);
+    Box::new(Source { core, slot, response, fault, record, ready, paused, unfinished })
+}
+
+/// Gives a source away that its driver leaves: to another reader of its stream, else to a task of
+/// its own.
+pub(super) fn hand_on(source: Box<Source>) {
+    let core = Rc::clone(&source.core);
+    if source.is_unread() {
+        return spawn_caught(&core, alone(source));
+    }
+    let Some(resume) = &core.resume else { return };
+    let slot = source.slot;
+    resume.parked.borrow_mut().insert(slot, source);
+    if let Some(kept) = resume.shelf.borrow_mut().stream_mut(slot) {
+        kept.parked = true;
+        kept.log.wake_readers();
+    }
+}
+
+/// The source that waits for a driver, if one does.
+pub(super) fn take_parked(core: &Core, slot: u32) -> Option<Box<Source>> {
+    let resume = core.resume.as_ref()?;
+    resume.shelf.borrow_mut().stream_mut(slot)?.parked = false;
+    resume.parked.borrow_mut().remove(&slot)
+}
+
+/// Drives a source for as long as it has no reader.
+async fn alone(mut source: Box<Source>) {
+    let registration: Registration = source.core.register_silently();
+    registration.set_live(Some(Rc::clone(&source.record.live)));
+    poll_fn(|cx| {
+        registration.set_waker(cx.waker());
+        source.watch(cx);
+        Poll::Ready(())
+    })
+    .await;
+    let mut give_way = GiveWay::default();
+    let (mut now, mut late) = (clock::now(), false);
+    loop {
+        let driven = if late { source.due(now) } else { Ok(()) };
+        match driven.and_then(|()| source.check()).and_then(|()| source.turn(now)) {
+            Ok(false) => {}
+            ended => {
+                registration.set_live(None);
+                return source.close(ended.map(|_| ()));
+            }
+        }
+        if !source.is_unread() {
+            registration.set_live(None);
+            return hand_on(source);
+        }
+        let deadline = source.detached_until().into_iter().chain(source.deadline()).min();
+        // Whatever else wakes this task (a reader, a cancel, the end of the process) is looked at
+        // by the turn that follows.
+        let mut woken = false;
+        poll_fn(|cx| {
+            now = clock::now();
+            let mut ready = std::mem::replace(&mut woken, true);
+            ready |= source.poll_readable(cx);
+            late = registration.poll_deadline(deadline, now).is_ready();
+            give_way.poll(ready | late, cx)
+        })
+        .await;
+    }
 }
 
 impl Source {
-    async fn run(mut self) {
-        poll_fn(|cx| {
-            self.registration.set_waker(cx.waker());
-            self.with(|shelf| {
-                if let Some(kept) = shelf.stream_mut(self.slot) {
-                    kept.watch(cx.waker());
-                }
-            });
-            Poll::Ready(())
-        })
-        .await;
-        let ended = self.carry().await;
-        self.close(ended);
-    }
-
     fn with<R>(&self, act: impl FnOnce(&mut Shelf) -> R) -> Option<R> {
         self.core.resume.as_ref().map(|resume| act(&mut resume.shelf.borrow_mut()))
+    }
+
+    /// Has this task woken when readers come, go, or make room.
+    pub(super) fn watch(&self, cx: &Context<'_>) {
+        self.with(|shelf| {
+            if let Some(kept) = shelf.stream_mut(self.slot) {
+                kept.watch(cx.waker());
+            }
+        });
+    }
+
+    /// Whether there may be something to read that may be read; else the task is woken then.
+    pub(super) fn poll_readable(&mut self, cx: &Context<'_>) -> bool {
+        if self.paused {
+            if !self.wants_more() {
+                return false;
+            }
+            self.pause(clock::now(), false);
+        }
+        self.ready |= self.response.upstream.poll_readable(cx).is_ready();
+        self.ready
+    }
+
+    /// When it is to be looked at for a limit of the upstream's.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.response.body.timers.next().map(|(at, _)| at)
+    }
+
+    /// Whether [`deadline`](Self::deadline) may have come forward since this was asked.
+    pub(super) fn take_stale(&mut self) -> bool {
+        self.response.body.timers.take_stale()
+    }
+
+    /// When it is to end for want of a reader.
+    fn detached_until(&self) -> Option<Instant> {
+        self.with(|shelf| shelf.stream(self.slot).and_then(Kept::deadline)).flatten()
     }
 
     /// Changes the log, with the core's memory accounted for; wakes its readers.
@@ -83,54 +167,8 @@ impl Source {
         changed.flatten()
     }
 
-    /// Carries the body to its end.
-    async fn carry(&mut self) -> Result<(), Failure> {
-        let mut give_way = GiveWay::default();
-        let mut now = clock::now();
-        // What came with the head.
-        self.keep()?;
-        if let Some(fault) = self.fault.take() {
-            return Err(fault);
-        }
-        loop {
-            if self.turn(now)? {
-                return Ok(());
-            }
-            self.response.body.stream.settle();
-            let paused = self.pause(now);
-            let mut late = false;
-            let upstream = &self.response.upstream;
-            let (registration, timers) = (&self.registration, &mut self.response.body.timers);
-            let deadline = self.core.resume.as_ref().and_then(|resume| {
-                resume.shelf.borrow().stream(self.slot).and_then(|kept| kept.deadline())
-            });
-            let (mut woken, mut ready_to_read) = (false, false);
-            poll_fn(|cx| {
-                // Whatever wakes this task beside the two below (a reader, a cancel, the end of
-                // the process) is looked at by the turn that follows.
-                let mut ready = std::mem::replace(&mut woken, true);
-                if !paused && upstream.poll_readable(cx).is_ready() {
-                    (ready_to_read, ready) = (true, true);
-                }
-                now = clock::now();
-                if timers.take_stale() || deadline.is_some() || !registration.is_early(now) {
-                    let next = timers.next().map(|(at, _)| at).into_iter().chain(deadline).min();
-                    late = registration.poll_deadline(next, now).is_ready();
-                    ready |= late;
-                }
-                give_way.poll(ready, cx)
-            })
-            .await;
-            self.ready |= ready_to_read;
-            self.woke()?;
-            if late {
-                self.due(now, deadline)?;
-            }
-        }
-    }
-
-    /// Deals with what woke the task, apart from bytes.
-    fn woke(&self) -> Result<(), Failure> {
+    /// Whether it must end for another reason than its upstream's.
+    pub(super) fn check(&self) -> Result<(), Failure> {
         if self.core.stage() == Stage::Ending {
             return Err(failure(Outcome::Drained, "the relay is shutting down"));
         }
@@ -152,18 +190,12 @@ impl Source {
         unread != Some(false)
     }
 
-    /// Notes whether reading is paused, and what the stream is shown as.
-    fn pause(&mut self, now: Instant) -> bool {
-        let paused = !self.wants_more();
-        let detached = self.is_unread();
-        self.response.body.timers.set_paused(now, paused);
-        let state = match (detached, paused) {
-            (true, _) => "detached",
-            (_, true) => "paused",
-            (_, false) => "streaming",
-        };
-        self.record.live.state.set(state);
-        paused
+    /// Notes whether reading waits for a reader.
+    fn pause(&mut self, now: Instant, paused: bool) {
+        self.paused = paused;
+        if self.response.body.timers.set_paused(now, paused) {
+            self.record.live.state.set(if paused { "paused" } else { "streaming" });
+        }
     }
 
     fn wants_more(&self) -> bool {
@@ -172,22 +204,33 @@ impl Source {
     }
 
     /// Reads what is there; true when the body is over.
-    fn turn(&mut self, now: Instant) -> Result<bool, Failure> {
+    pub(super) fn turn(&mut self, now: Instant) -> Result<bool, Failure> {
+        if self.response.body.stream.buffer().queued() > 0 {
+            // What came with the head.
+            self.keep()?;
+        }
+        if let Some(fault) = self.fault.take() {
+            return Err(fault);
+        }
         let mut reads = 0;
-        while self.ready && !self.response.body.stream.is_ended() && self.wants_more() {
+        while self.ready && !self.response.body.stream.is_ended() {
+            if !self.wants_more() {
+                self.pause(now, true);
+                break;
+            }
             if reads == READS_PER_TURN_MAX {
                 // The rest comes behind everyone else who is ready.
-                self.ready = false;
                 break;
             }
             reads += 1;
             self.read(now)?;
         }
+        self.response.body.stream.settle();
         Ok(self.response.body.stream.is_ended())
     }
 
     fn read(&mut self, now: Instant) -> Result<(), Failure> {
-        let Response { upstream, body, extra, .. } = &mut *self.response;
+        let Response { upstream, body, extra, .. } = &mut self.response;
         let room = body.stream.room();
         let size = room.len();
         match upstream.try_recv(room).map_err(receive_failed)? {
@@ -252,9 +295,8 @@ impl Source {
     }
 
     /// Deals with a deadline that has come.
-    fn due(&mut self, now: Instant, deadline: Option<Instant>) -> Result<(), Failure> {
-        let still = self.with(|shelf| shelf.stream(self.slot).and_then(|kept| kept.deadline()));
-        if deadline.is_some_and(|at| at <= now) && still.flatten() == deadline {
+    pub(super) fn due(&mut self, now: Instant) -> Result<(), Failure> {
+        if self.detached_until().is_some_and(|at| at <= now) {
             self.core.metrics.detached_cancelled.inc();
             let message = "its client left, and none came back in time (--detach-grace)";
             return Err(failure(Outcome::ClientGone, message));
@@ -272,7 +314,7 @@ impl Source {
     }
 
     /// Tells the readers how it ended, and closes the account.
-    fn close(mut self, ended: Result<(), Failure>) {
+    pub(super) fn close(mut self: Box<Self>, ended: Result<(), Failure>) {
         let (outcome, in_order) = match &ended {
             Ok(()) => (outcome(&self.response), true),
             // An event of the route's that names the failure is an end to its readers.
@@ -281,9 +323,8 @@ impl Source {
                 (failure.outcome, self.response.body.stream.end_told(told))
             }
         };
-        let Self { core, response, record, registration, mut unfinished, .. } = self;
+        let Self { core, response, record, mut unfinished, .. } = *self;
         unfinished.finish(outcome, in_order);
-        registration.set_live(None);
         if ended.is_err() {
             response.upstream.shutdown();
         } else if response.may_be_reused() {
