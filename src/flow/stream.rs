@@ -269,6 +269,20 @@ impl Stream {
         self.buffer.is_empty() && !self.ended && !self.paused && self.takes_whole_chunks()
     }
 
+    /// [`is_clear`](Self::is_clear) for one whose frames are kept, whatever framing they go out in.
+    #[inline]
+    pub fn keeps_whole_chunks(&self) -> bool {
+        let usual = !self.rewrites() && self.carried.bytes_in >= BOM.len() as u64;
+        usual
+            && self.buffer.is_empty()
+            && !self.ended
+            && self.decoder.at_boundary()
+            && self.decoder.plain()
+            && self.pending.is_empty()
+            && self.kept.is_none()
+            && self.events.as_ref().is_some_and(|events| events.scanner.at_boundary())
+    }
+
     /// Takes of `bytes`, received elsewhere while the stream [is clear](Self::is_clear), whole
     /// chunks of whole frames, and returns their length. Where that is all of them they may be
     /// sent as they lie, to be told by [`passed`](Self::passed); else, and for what the socket

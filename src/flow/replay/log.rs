@@ -18,21 +18,18 @@ const HEADER_BYTES: usize = 4;
 /// The frame has no number: a comment, or the unfinished rest of a stream that ended.
 const UNNUMBERED: u32 = 1 << 31;
 
-/// Frames of one [`Log::gather`]: each takes two slices, and one ends the last.
-const FRAMES_PER_GATHER: usize = (WRITE_SLICES_MAX - 1) / 2;
+/// Frames of one [`Log::gather`] at most: each takes two slices, and one ends the last.
+pub const FRAMES_PER_GATHER: usize = (WRITE_SLICES_MAX - 1) / 2;
 /// Bytes of what stands before a frame: the end of the chunk before, a chunk's line, the id's.
 const LINE_BYTES_MAX: usize = 2 + 10 + ID_BYTES_MAX;
 /// Bytes of the line with an id.
 const ID_BYTES_MAX: usize = 4 + StreamText::BYTES_MAX + 1 + 20 + 1;
-/// Bytes of all lines of one [`Log::gather`].
-pub const LINES_BYTES: usize = FRAMES_PER_GATHER * LINE_BYTES_MAX;
+/// Room for the lines that [`Log::gather`] makes for `N` frames.
+pub struct Lines<const N: usize>([[u8; LINE_BYTES_MAX]; N]);
 
-/// Room for the lines that [`Log::gather`] makes.
-pub struct Lines(pub [u8; LINES_BYTES]);
-
-impl Default for Lines {
+impl<const N: usize> Default for Lines<N> {
     fn default() -> Self {
-        Self([0; LINES_BYTES])
+        Self([[0; LINE_BYTES_MAX]; N])
     }
 }
 
@@ -152,9 +149,71 @@ struct Reader {
     number: u64,
 }
 
+/// The readers of a log. The first stands in the log itself: mostly there is one, and its place is
+/// looked at with every frame.
+#[derive(Debug, Default)]
+struct Readers {
+    first: Option<Reader>,
+    others: Slab<Reader>,
+}
+
+impl Readers {
+    fn get(&self, key: ReaderKey) -> Option<&Reader> {
+        match key.0.checked_sub(1) {
+            None => self.first.as_ref(),
+            Some(other) => self.others.get(other),
+        }
+    }
+
+    fn get_mut(&mut self, key: ReaderKey) -> Option<&mut Reader> {
+        match key.0.checked_sub(1) {
+            None => self.first.as_mut(),
+            Some(other) => self.others.get_mut(other),
+        }
+    }
+
+    fn insert(&mut self, reader: Reader) -> ReaderKey {
+        if self.first.is_none() {
+            self.first = Some(reader);
+            return ReaderKey(0);
+        }
+        ReaderKey(self.others.insert(reader) + 1)
+    }
+
+    fn remove(&mut self, key: ReaderKey) -> Option<Reader> {
+        match key.0.checked_sub(1) {
+            None => self.first.take(),
+            Some(other) => {
+                let removed = self.others.try_remove(other);
+                if self.others.is_empty() {
+                    self.others = Slab::new();
+                }
+                removed
+            }
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Reader> {
+        let others = self.others.iter().map(|(_, reader)| reader);
+        self.first.iter().chain(others)
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Reader> {
+        let others = self.others.iter_mut().map(|(_, reader)| reader);
+        self.first.iter_mut().chain(others)
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.others.len()
+    }
+}
+
 /// See the module's description.
 #[derive(Debug)]
 pub struct Log {
+    /// What is being written. It stands in the log itself, for it is looked at with every frame.
+    last: Option<Segment>,
+    /// What came before it, the oldest first.
     segments: VecDeque<Segment>,
     /// Position behind the last frame.
     end: u64,
@@ -167,7 +226,7 @@ pub struct Log {
     /// Before the stream's first frame a byte order mark may stand.
     fresh: bool,
     upstream_ids: UpstreamIds,
-    readers: Slab<Reader>,
+    readers: Readers,
     /// Readers that ever came.
     came: u64,
     /// The furthest place any reader has ever had.
@@ -180,6 +239,7 @@ impl Log {
     /// The log of a stream that begins.
     pub fn new(limits: Limits, upstream_ids: UpstreamIds) -> Self {
         Self {
+            last: None,
             segments: VecDeque::new(),
             end: 0,
             next: 1,
@@ -188,7 +248,7 @@ impl Log {
             frames: Frames::new(limits.frame_max),
             fresh: true,
             upstream_ids,
-            readers: Slab::new(),
+            readers: Readers::default(),
             came: 0,
             read_to: 0,
             paused: false,
@@ -248,12 +308,13 @@ impl Log {
         let cut = numbered && frame.ends_with(b"\r");
         let room = HEADER_BYTES + frame.len() + ids::growth(seen) + usize::from(cut);
         let (first, base) = (self.next, self.end);
-        if self.segments.back().is_none_or(|last| last.size() - last.len < room) {
+        if self.last.as_ref().is_none_or(|last| last.size() - last.len < room) {
             let memory = Memory::for_frames(room.max(self.segment_bytes()));
             self.bytes += memory.bytes().len();
-            self.segments.push_back(Segment { base, first, len: 0, memory });
+            let next = Segment { base, first, len: 0, memory };
+            self.segments.extend(self.last.replace(next));
         }
-        let Some(last) = self.segments.back_mut() else { return };
+        let Some(last) = &mut self.last else { return };
         let at = last.len + HEADER_BYTES;
         let out = &mut last.memory.bytes_mut()[last.len..];
         let mut len = if seen.ids == 0 {
@@ -313,8 +374,7 @@ impl Log {
     pub(super) fn shed(&mut self) -> bool {
         let droppable = self.droppable();
         let oldest = self.segments.front().filter(|oldest| oldest.end() <= droppable);
-        // The last one is being written.
-        if oldest.is_none() || self.segments.len() == 1 {
+        if oldest.is_none() {
             return false;
         }
         self.bytes -= self.segments.pop_front().map_or(0, |oldest| oldest.size());
@@ -323,12 +383,13 @@ impl Log {
 
     /// The position of the first frame that is kept, and its number.
     fn start(&self) -> (u64, u64) {
-        self.segments.front().map_or((self.end, self.next), |oldest| (oldest.base, oldest.first))
+        let oldest = self.segments.front().or(self.last.as_ref());
+        oldest.map_or((self.end, self.next), |oldest| (oldest.base, oldest.first))
     }
 
     fn furthest(&self) -> Option<u64> {
-        let staying = self.readers.iter().filter(|(_, reader)| !reader.replaced);
-        staying.map(|(_, reader)| reader.position).max()
+        let staying = self.readers.iter().filter(|reader| !reader.replaced);
+        staying.map(|reader| reader.position).max()
     }
 
     /// Readers there are.
@@ -349,7 +410,8 @@ impl Log {
                 behind as usize > mark || starved && behind > 0
             }
             None => {
-                let oldest = self.segments.front().map_or(self.end, Segment::end);
+                let oldest = self.segments.front().or(self.last.as_ref());
+                let oldest = oldest.map_or(self.end, Segment::end);
                 let stuck = oldest > self.droppable();
                 let kept = (self.end - self.start().0) as usize;
                 stuck && (starved || kept + self.segment_bytes() > self.limits.bytes_max)
@@ -372,14 +434,14 @@ impl Log {
         }
         let position = self.position_behind(after).unwrap_or(start);
         let sequence = after + 1;
-        for (_, other) in &mut self.readers {
+        for other in self.readers.iter_mut() {
             other.suspect = true;
         }
-        let staying = self.readers.iter_mut().filter(|(_, reader)| !reader.replaced);
+        let staying = self.readers.iter().filter(|reader| !reader.replaced);
         if staying.count() >= READERS_MAX {
             // A client that has lost so many connections which seem to live must not be refused.
-            let staying = self.readers.iter_mut().filter(|(_, reader)| !reader.replaced);
-            if let Some((_, oldest)) = staying.min_by_key(|(_, reader)| reader.number) {
+            let staying = self.readers.iter_mut().filter(|reader| !reader.replaced);
+            if let Some(oldest) = staying.min_by_key(|reader| reader.number) {
                 oldest.replaced = true;
             }
         }
@@ -388,7 +450,7 @@ impl Log {
         self.came += 1;
         let (offset, waker, suspect, replaced) = (0, None, false, false);
         let reader = Reader { position, sequence, offset, waker, suspect, replaced, number };
-        Ok(ReaderKey(self.readers.insert(reader)))
+        Ok(self.readers.insert(reader))
     }
 
     /// Where the frame behind the one of this number stands, if that one is kept.
@@ -397,8 +459,13 @@ impl Log {
             // Comments may stand behind it, but mean nothing.
             return Some(self.end);
         }
-        let at = self.segments.partition_point(|segment| segment.first <= number);
-        let segment = self.segments.get(at.checked_sub(1)?)?;
+        let segment = match &self.last {
+            Some(last) if last.first <= number => last,
+            _ => {
+                let at = self.segments.partition_point(|segment| segment.first <= number);
+                self.segments.get(at.checked_sub(1)?)?
+            }
+        };
         let (mut at, mut next) = (0, segment.first);
         while at < segment.len {
             let (frame, numbered) = segment.frame(at);
@@ -413,22 +480,19 @@ impl Log {
 
     /// Takes a reader away.
     pub fn detach(&mut self, key: ReaderKey) {
-        if let Some(reader) = self.readers.try_remove(key.0) {
+        if let Some(reader) = self.readers.remove(key) {
             self.read_to = self.read_to.max(reader.position);
-        }
-        if self.readers.is_empty() {
-            self.readers.shrink_to_fit();
         }
     }
 
     /// Whether another reader has come, perhaps in this one's place.
     pub fn is_suspect(&self, key: ReaderKey) -> bool {
-        self.readers.get(key.0).is_some_and(|reader| reader.suspect)
+        self.readers.get(key).is_some_and(|reader| reader.suspect)
     }
 
     /// [`is_suspect`](Self::is_suspect), once.
     pub fn take_suspicion(&mut self, key: ReaderKey) -> bool {
-        self.readers.get_mut(key.0).is_some_and(|reader| std::mem::take(&mut reader.suspect))
+        self.readers.get_mut(key).is_some_and(|reader| std::mem::take(&mut reader.suspect))
     }
 
     /// Whether a paused source may go on now.
@@ -439,32 +503,32 @@ impl Log {
 
     /// Whether a reader has fallen out of the log: frames it still wants are no longer kept.
     pub fn has_gap(&self, key: ReaderKey) -> bool {
-        self.readers.get(key.0).is_none_or(|reader| reader.position < self.start().0)
+        self.readers.get(key).is_none_or(|reader| reader.position < self.start().0)
     }
 
     /// Whether a reader must go, because so many came after it.
     pub fn is_replaced(&self, key: ReaderKey) -> bool {
-        self.readers.get(key.0).is_none_or(|reader| reader.replaced)
+        self.readers.get(key).is_none_or(|reader| reader.replaced)
     }
 
     /// Whether a reader has been sent all there is.
     pub fn is_caught_up(&self, key: ReaderKey) -> bool {
-        self.readers.get(key.0).is_none_or(|reader| reader.position == self.end)
+        self.readers.get(key).is_none_or(|reader| reader.position == self.end)
     }
 
     /// Whether a reader stands between two frames.
     pub fn is_between(&self, key: ReaderKey) -> bool {
-        self.readers.get(key.0).is_none_or(|reader| reader.offset == 0)
+        self.readers.get(key).is_none_or(|reader| reader.offset == 0)
     }
 
     /// Frames a reader has been sent whole: the number of the last.
     pub fn sent_up_to(&self, key: ReaderKey) -> u64 {
-        self.readers.get(key.0).map_or(0, |reader| reader.sequence - 1)
+        self.readers.get(key).map_or(0, |reader| reader.sequence - 1)
     }
 
     /// Wakes the reader's task when there is news.
     pub fn watch(&mut self, key: ReaderKey, waker: &Waker) {
-        if let Some(reader) = self.readers.get_mut(key.0) {
+        if let Some(reader) = self.readers.get_mut(key) {
             match &mut reader.waker {
                 Some(known) => known.clone_from(waker),
                 none => *none = Some(waker.clone()),
@@ -474,44 +538,56 @@ impl Log {
 
     /// Wakes it no more.
     pub fn unwatch(&mut self, key: ReaderKey) {
-        if let Some(reader) = self.readers.get_mut(key.0) {
+        if let Some(reader) = self.readers.get_mut(key) {
             reader.waker = None;
         }
     }
 
     /// Wakes all readers.
     pub fn wake_readers(&self) {
-        for (_, reader) in &self.readers {
+        for reader in self.readers.iter() {
             if let Some(waker) = &reader.waker {
                 waker.wake_by_ref();
             }
         }
     }
 
-    /// Fills `slices` with what a reader is to be sent next, each frame behind the line with its
-    /// id; returns how many slices it used. `lines` is room for what is not kept.
-    pub fn gather<'a>(
+    /// Whether there is one frame for a reader and no more, as there mostly is.
+    pub fn is_one_behind(&self, key: ReaderKey) -> bool {
+        let (Some(reader), Some(last)) = (self.readers.get(key), &self.last) else {
+            return false;
+        };
+        let at = reader.position.checked_sub(last.base).filter(|at| *at < last.len as u64);
+        at.is_some_and(|at| {
+            let (frame, _) = last.frame(at as usize);
+            at as usize + HEADER_BYTES + frame.len() == last.len
+        })
+    }
+
+    /// Fills `slices` with what a reader is to be sent next, as many as `N` frames, each behind the
+    /// line with its id; returns how many slices it used: up to two a frame and one more. `lines`
+    /// is room for what is not kept.
+    pub fn gather<'a, const N: usize>(
         &'a self,
         key: ReaderKey,
         (stream, framing): (&StreamText, Framing),
-        lines: &'a mut Lines,
-        slices: &mut [IoSlice<'a>; WRITE_SLICES_MAX],
+        lines: &'a mut Lines<N>,
+        slices: &mut [IoSlice<'a>],
     ) -> usize {
-        let Some(reader) = self.readers.get(key.0) else { return 0 };
-        let mut frames: [(&[u8], usize); FRAMES_PER_GATHER] = [(&[], 0); FRAMES_PER_GATHER];
-        let (mut count, mut written) = (0, 0);
-        for (frame, number) in self.from(reader).take(FRAMES_PER_GATHER) {
-            let line = &mut lines.0[written..];
+        let Some(reader) = self.readers.get(key) else { return 0 };
+        let mut frames: [(&[u8], usize); N] = [(&[], 0); N];
+        let mut count = 0;
+        for ((frame, number), line) in self.from(reader).zip(&mut lines.0) {
             let chunk_end = count > 0 && framing == Framing::Chunked;
-            written += put_line((stream, framing), chunk_end, number, frame.len(), line);
-            frames[count] = (frame, written);
+            let len = put_line((stream, framing), chunk_end, number, frame.len(), line);
+            frames[count] = (frame, len);
             count += 1;
         }
         if count == 0 {
             return 0;
         }
-        let lines: &'a [u8] = &lines.0;
-        let (mut used, mut line_start, mut skip) = (0, 0, reader.offset);
+        let lines: &'a Lines<N> = lines;
+        let (mut used, mut skip) = (0, reader.offset);
         let mut push = |bytes: &'a [u8]| {
             let skipped = skip.min(bytes.len());
             skip -= skipped;
@@ -520,10 +596,9 @@ impl Log {
                 used += 1;
             }
         };
-        for (frame, line_end) in &frames[..count] {
-            push(&lines[line_start..*line_end]);
+        for ((frame, len), line) in frames[..count].iter().zip(&lines.0) {
+            push(&line[..*len]);
             push(frame);
-            line_start = *line_end;
         }
         if framing == Framing::Chunked {
             push(b"\r\n");
@@ -531,15 +606,29 @@ impl Log {
         used
     }
 
+    /// Where the next frame will be kept, and the address of that: for asking ahead.
+    pub fn tail(&self) -> *const () {
+        self.segments
+            .back()
+            .map_or(std::ptr::null(), |last| last.memory.bytes()[last.len..].as_ptr().cast())
+    }
+
     /// The frames a reader wants next, and their numbers.
     fn from(&self, reader: &Reader) -> impl Iterator<Item = (&[u8], Option<u64>)> {
         let (mut position, mut sequence) = (reader.position, reader.sequence);
-        let mut index = self.segments.partition_point(|segment| segment.end() <= position);
+        let segments = self.segments.len();
+        let mut index = match &self.last {
+            Some(last) if last.base <= position => segments,
+            _ => self.segments.partition_point(|segment| segment.end() <= position),
+        };
+        let at = move |index| {
+            if index == segments { self.last.as_ref() } else { self.segments.get(index) }
+        };
         std::iter::from_fn(move || {
-            let mut segment = self.segments.get(index)?;
+            let mut segment = at(index)?;
             if position >= segment.end() {
                 index += 1;
-                segment = self.segments.get(index)?;
+                segment = at(index).filter(|segment| position < segment.end())?;
             }
             let (frame, numbered) = segment.frame(position.checked_sub(segment.base)? as usize);
             position += (HEADER_BYTES + frame.len()) as u64;
@@ -557,7 +646,7 @@ impl Log {
         (stream, framing): (&StreamText, Framing),
         n: usize,
     ) -> u64 {
-        let Some(reader) = self.readers.get(key.0) else { return 0 };
+        let Some(reader) = self.readers.get(key) else { return 0 };
         let (mut left, mut bytes, mut frames) = (n + reader.offset, 0, 0);
         for (frame, number) in self.from(reader) {
             let len = sent_len((stream, framing), number, frame.len());
@@ -571,7 +660,7 @@ impl Log {
                 break;
             }
         }
-        if let Some(reader) = self.readers.get_mut(key.0) {
+        if let Some(reader) = self.readers.get_mut(key) {
             reader.offset = left;
             reader.position += bytes as u64;
             reader.sequence += frames;

@@ -53,30 +53,31 @@ pub enum Found {
 
 /// One stream.
 #[derive(Debug)]
+#[repr(C)] // what is looked at with every frame stands together, in few cache lines
 pub struct Kept {
-    secret: [u8; 14],
-    route: usize,
-    credential: Credential,
-    terms: Terms,
-    /// Its name, as it stands in every id.
-    pub text: StreamText,
     /// Its frames.
     pub log: Log,
-    /// How it ended.
-    pub outcome: Option<Outcome>,
-    /// It ended in order.
-    pub whole: bool,
     /// What keeps a silent connection alive, where its readers bear something.
     pub heartbeat: Option<&'static [u8]>,
     /// Somebody wants it ended.
     pub cancelled: bool,
     /// Its source waits for a reader to drive it.
     pub parked: bool,
+    starved: bool,
+    /// It ended in order.
+    pub whole: bool,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// Its name, as it stands in every id.
+    pub text: StreamText,
     source: Option<Waker>,
     /// Since when nobody reads it.
     unread_since: Option<Instant>,
     over_since: Option<Instant>,
-    starved: bool,
+    secret: [u8; 14],
+    route: usize,
+    credential: Credential,
+    terms: Terms,
 }
 
 impl Kept {
@@ -191,6 +192,14 @@ impl Shelf {
             starved: false,
         }));
         (slot, reader)
+    }
+
+    /// Where a stream is found, and what of it every frame takes: for asking ahead.
+    pub fn near(&self, slot: u32) -> (*const (), *const (), *const ()) {
+        let null = std::ptr::null;
+        let Some(kept) = self.kept.get(slot as usize) else { return (null(), null(), null()) };
+        let (place, stream): (*const Box<Kept>, *const Kept) = (kept, &raw const **kept);
+        (place.cast(), stream.cast(), kept.log.tail())
     }
 
     /// A stream by its place.

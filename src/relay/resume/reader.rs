@@ -13,10 +13,11 @@ use super::Seat;
 use super::source::{self, Source};
 use crate::clock;
 use crate::error::{Failure, Phase};
-use crate::flow::replay::{Framing, Lines};
+use crate::flow::replay::{FRAMES_PER_GATHER, Framing, Lines};
 use crate::flow::stream::Carried;
 use crate::flow::timers::{Due, Timers};
 use crate::limits::{ABORT_DELAY, READS_PER_TURN_MAX, SUSPECT_TIMEOUT, WRITE_SLICES_MAX};
+use crate::net::stream::Transport;
 use crate::net::timer;
 use crate::net::wait::GiveWay;
 use crate::outcome::Outcome;
@@ -78,7 +79,7 @@ struct Suspicion {
 /// Whose account what is sent belongs to.
 pub(in super::super) enum Account<'a> {
     /// The generation's: this is its first reader, and drives its source.
-    Source(Box<Source>),
+    Source(Source),
     /// That of a client that came back.
     Own(&'a Record),
 }
@@ -86,7 +87,7 @@ pub(in super::super) enum Account<'a> {
 struct Reading<'a> {
     connection: &'a mut Connection,
     /// The stream's source, while this reader drives it.
-    source: Option<Box<Source>>,
+    source: Option<Source>,
     /// The account of a client that came back; that of the first is its source's.
     record: Option<&'a Record>,
     seat: Seat,
@@ -195,12 +196,20 @@ fn gone(outcome: Outcome, message: impl Into<String>) -> Failure {
     Failure::downstream(Phase::Body, outcome, message)
 }
 
+/// Sends slices; how many bytes the socket took, and of how many.
+fn send(transport: &Transport, slices: &[IoSlice<'_>]) -> Result<(Option<usize>, usize), Failure> {
+    let wanted = slices.iter().map(|slice| slice.len()).sum::<usize>();
+    let sent = transport.try_send_vectored(slices);
+    sent.map(|sent| (sent, wanted)).map_err(|error| gone(Outcome::ClientGone, error.to_string()))
+}
+
 impl Reading<'_> {
     async fn run(&mut self) -> Result<End, Failure> {
         let mut give_way = GiveWay::default();
         let mut now = clock::now();
         let mut late = false;
         poll_fn(|cx| {
+            self.near();
             self.source.as_ref().inspect(|source| source.watch(cx));
             Poll::Ready(())
         })
@@ -216,7 +225,11 @@ impl Reading<'_> {
                 if std::mem::replace(&mut waited, true) {
                     now = clock::now();
                 }
-                let mut ready = self.source.as_mut().is_some_and(|source| source.poll_readable(cx));
+                let mut ready = self.source.as_mut().is_some_and(|source| {
+                    source.ask_ahead();
+                    self.connection.transport.ask_ahead();
+                    source.poll_readable(cx)
+                });
                 ready |= self.poll_news(cx);
                 if self.blocked && self.connection.transport.poll_writable(cx).is_ready() {
                     (self.blocked, ready) = (false, true);
@@ -244,6 +257,12 @@ impl Reading<'_> {
                 self.due(now)?;
             }
         }
+    }
+
+    /// Has its memory asked for when the upstream's socket becomes ready. Between two frames of one
+    /// stream those of a thousand others have passed through the cache.
+    fn near(&self) {
+        self.source.as_ref().inspect(|source| source.has_near(self));
     }
 
     /// Drives the source, if that is this reader's to do.
@@ -309,6 +328,7 @@ impl Reading<'_> {
             }
             Some(News::Parked) => {
                 self.source = source::take_parked(self.connection.core(), slot);
+                self.near();
                 self.source.as_ref().inspect(|source| source.watch(cx));
                 // What it missed meanwhile is looked at.
                 self.interrupted = true;
@@ -376,16 +396,15 @@ impl Reading<'_> {
                 let message = "it fell behind another reader of its stream, out of what is kept";
                 return Some(Err(gone(Outcome::ClientLagging, message)));
             }
-            let mut lines = Lines::default();
+            if kept.log.is_one_behind(reader) {
+                let (mut lines, mut slices) = (Lines::<1>::default(), [IoSlice::new(&[]); 3]);
+                let used = kept.log.gather(reader, how, &mut lines, &mut slices);
+                return Some(send(transport, &slices[..used]));
+            }
+            let mut lines = Lines::<FRAMES_PER_GATHER>::default();
             let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
             let used = kept.log.gather(reader, how, &mut lines, &mut slices);
-            if used == 0 {
-                return None;
-            }
-            let wanted = slices[..used].iter().map(|slice| slice.len()).sum::<usize>();
-            let sent = transport.try_send_vectored(&slices[..used]);
-            let gone = |error: std::io::Error| gone(Outcome::ClientGone, error.to_string());
-            Some(sent.map(|sent| (sent, wanted)).map_err(gone))
+            (used > 0).then(|| send(transport, &slices[..used]))
         });
         let Some(sent) = sent.flatten() else { return Ok(false) };
         if let Err(Failure { outcome: Outcome::ClientLagging, .. }) = sent {

@@ -11,16 +11,25 @@ use super::super::pump::{failure, malformed, receive_failed, truncated};
 use super::super::record::Record;
 use super::super::task::spawn_caught;
 use super::super::{Core, Registration, Stage};
+use crate::buf::{Block, prefetch, prefetch_from};
 use crate::clock;
 use crate::dialect::ErrorText;
 use crate::error::Failure;
 use crate::flow::replay::{Kept, Log, Shelf};
+use crate::flow::stream::StreamFault;
 use crate::flow::timers::Due;
 use crate::http1::body::Eof;
+use crate::http1::chunked::whole_chunk;
 use crate::limits::{READS_PER_TURN_MAX, WRITE_SLICES_MAX};
 use crate::net::wait::GiveWay;
 use crate::outcome::Outcome;
 use crate::sse::frames::FrameTooLarge;
+
+/// What [`Shelf::near`] says.
+type Ahead = (*const (), *const (), *const ());
+
+/// Bytes of a usual frame.
+const FRAME_BYTES: usize = 256;
 
 /// The upstream's side of one stream. Somebody drives it: one of its readers while there are any,
 /// in the task of its connection, so that a frame costs no wake of another one; else a task of its
@@ -36,6 +45,10 @@ pub(in super::super) struct Source {
     ready: bool,
     /// Reading waits for a reader.
     paused: bool,
+    /// Memory that the next frame is kept in ([`Shelf::near`]).
+    ahead: Ahead,
+    /// What keeps its readers alive, as they know it.
+    heartbeat: Option<&'static [u8]>,
     unfinished: Unfinished,
 }
 
@@ -45,22 +58,23 @@ pub(in super::super) fn new(
     slot: u32,
     record: Record,
     (response, fault): (Response, Option<Failure>),
-) -> Box<Source> {
+) -> Source {
     let unfinished = Unfinished { core: Rc::clone(core), slot, over: false };
     let (core, ready, paused) = (Rc::clone(core), true, false);
-    Box::new(Source { core, slot, response, fault, record, ready, paused, unfinished })
+    let (ahead, heartbeat) = ((std::ptr::null(), std::ptr::null(), std::ptr::null()), None);
+    Source { core, slot, response, fault, record, ready, paused, ahead, heartbeat, unfinished }
 }
 
 /// Gives a source away that its driver leaves: to another reader of its stream, else to a task of
 /// its own.
-pub(super) fn hand_on(source: Box<Source>) {
+pub(super) fn hand_on(source: Source) {
     let core = Rc::clone(&source.core);
     if source.is_unread() {
         return spawn_caught(&core, alone(source));
     }
     let Some(resume) = &core.resume else { return };
     let slot = source.slot;
-    resume.parked.borrow_mut().insert(slot, source);
+    resume.parked.borrow_mut().insert(slot, Box::new(source));
     if let Some(kept) = resume.shelf.borrow_mut().stream_mut(slot) {
         kept.parked = true;
         kept.log.wake_readers();
@@ -68,14 +82,14 @@ pub(super) fn hand_on(source: Box<Source>) {
 }
 
 /// The source that waits for a driver, if one does.
-pub(super) fn take_parked(core: &Core, slot: u32) -> Option<Box<Source>> {
+pub(super) fn take_parked(core: &Core, slot: u32) -> Option<Source> {
     let resume = core.resume.as_ref()?;
     resume.shelf.borrow_mut().stream_mut(slot)?.parked = false;
-    resume.parked.borrow_mut().remove(&slot)
+    resume.parked.borrow_mut().remove(&slot).map(|source| *source)
 }
 
 /// Drives a source for as long as it has no reader.
-async fn alone(mut source: Box<Source>) {
+async fn alone(mut source: Source) {
     let registration: Registration = source.core.register_silently();
     registration.set_live(Some(Rc::clone(&source.record.live)));
     poll_fn(|cx| {
@@ -126,6 +140,21 @@ impl Source {
                 kept.watch(cx.waker());
             }
         });
+    }
+
+    /// Has the memory of its driver asked for when the upstream has sent something.
+    pub(super) fn has_near<T>(&self, driver: &T) {
+        self.response.upstream.set_near(driver);
+    }
+
+    /// Asks for the memory that is needed once the next bytes have been received.
+    #[inline]
+    pub(super) fn ask_ahead(&self) {
+        let (place, stream, tail) = self.ahead;
+        prefetch_from(place, size_of::<usize>());
+        prefetch_from(stream, size_of::<Log>() + 64);
+        prefetch_from(tail, FRAME_BYTES);
+        prefetch(&*self.record.live);
     }
 
     /// Whether there may be something to read that may be read; else the task is woken then.
@@ -229,8 +258,53 @@ impl Source {
         Ok(self.response.body.stream.is_ended())
     }
 
+    /// Reads what has the usual shape, whole chunks of whole frames, and keeps it from where it was
+    /// received; anything else goes through the stream's buffer.
+    fn pass(&mut self, now: Instant) -> Result<(), Failure> {
+        let mut block = Block::for_reading();
+        let received = self.response.upstream.try_recv(block.bytes_mut());
+        let n = match received.map_err(receive_failed)? {
+            None => {
+                self.ready = false;
+                return Ok(());
+            }
+            Some(0) => return self.upstream_closed(),
+            Some(n) => n,
+        };
+        self.ready = n == block.size();
+        let Response { body, .. } = &mut self.response;
+        body.timers.read(now);
+        let bytes = &block.bytes()[..n];
+        let taken = body.stream.take_passing(bytes);
+        body.stream.passed(taken);
+        self.record.carried(now, body.stream.carried());
+        self.note_heartbeat();
+        add(&self.core, (self.slot, &mut self.ahead), |log| {
+            let mut chunks = &bytes[..taken];
+            while let Some((line, len)) = whole_chunk(chunks) {
+                log.feed(&chunks[line..line + len])?;
+                chunks = &chunks[line + len + 2..];
+            }
+            Ok(())
+        })?;
+        let mut rest = &bytes[taken..];
+        while !rest.is_empty() {
+            let taken = self.response.body.stream.receive_copy(rest);
+            let taken = self.taken(now, taken)?;
+            if self.response.body.stream.is_ended() {
+                self.response.extra |= taken < rest.len();
+                break;
+            }
+            rest = &rest[taken..];
+        }
+        Ok(())
+    }
+
     fn read(&mut self, now: Instant) -> Result<(), Failure> {
-        let Response { upstream, body, extra, .. } = &mut self.response;
+        if self.response.body.stream.keeps_whole_chunks() {
+            return self.pass(now);
+        }
+        let Response { upstream, body, .. } = &mut self.response;
         let room = body.stream.room();
         let size = room.len();
         match upstream.try_recv(room).map_err(receive_failed)? {
@@ -238,60 +312,73 @@ impl Source {
                 self.ready = false;
                 Ok(())
             }
-            Some(0) if body.stream.decoder().at_eof() == Eof::Complete => {
-                body.stream.end();
-                body.stream.finish();
-                self.keep()
-            }
-            Some(0) => Err(truncated()),
+            Some(0) => self.upstream_closed(),
             Some(n) => {
                 // A short read emptied the socket; the next wait sees what comes after.
                 self.ready = n == size;
                 body.timers.read(now);
                 let received = body.stream.received(n);
-                let received = received.map(|unused| *extra |= unused > 0);
-                let received = received.map_err(|error| malformed(error.outcome(), &error));
-                if received.is_ok() && body.stream.is_ended() {
-                    body.stream.finish();
-                }
-                self.record.carried(now, body.stream.carried());
-                // What came in order before a fault is still kept.
-                self.keep()?;
-                received
+                let unused = self.taken(now, received)?;
+                self.response.extra |= unused > 0;
+                Ok(())
             }
         }
     }
 
+    fn upstream_closed(&mut self) -> Result<(), Failure> {
+        let stream = &mut self.response.body.stream;
+        if stream.decoder().at_eof() != Eof::Complete {
+            return Err(truncated());
+        }
+        stream.end();
+        stream.finish();
+        self.keep()
+    }
+
+    /// Accounts for what the stream has taken, and keeps it.
+    fn taken(&mut self, now: Instant, taken: Result<usize, StreamFault>) -> Result<usize, Failure> {
+        let taken = taken.map_err(|error| malformed(error.outcome(), &error));
+        let stream = &mut self.response.body.stream;
+        if taken.is_ok() && stream.is_ended() {
+            stream.finish();
+        }
+        self.record.carried(now, stream.carried());
+        // What came in order before a fault is still kept.
+        self.keep()?;
+        taken
+    }
+
     /// Moves what is queued to the log.
     fn keep(&mut self) -> Result<(), Failure> {
-        let heartbeat = self.response.body.stream.heartbeat();
+        self.note_heartbeat();
         let stream = &mut self.response.body.stream;
-        let Some(resume) = &self.core.resume else { return Ok(()) };
-        let mut shelf = resume.shelf.borrow_mut();
-        if let Some(kept) = shelf.stream_mut(self.slot) {
-            kept.heartbeat = heartbeat;
-        }
-        let kept = shelf.change(self.slot, |log| {
+        add(&self.core, (self.slot, &mut self.ahead), |log| {
             while stream.buffer().queued() > 0 {
                 let (mut fed, mut n) = (Ok(()), 0);
-                if let Some(bytes) = stream.buffer().single() {
-                    (fed, n) = (log.feed(bytes), bytes.len());
-                } else {
-                    let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
-                    let used = stream.buffer().gather(&mut slices);
-                    for bytes in &slices[..used] {
-                        fed = fed.and_then(|()| log.feed(bytes));
-                        n += bytes.len();
-                    }
+                let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
+                let used = stream.buffer().gather(&mut slices);
+                for bytes in &slices[..used] {
+                    fed = fed.and_then(|()| log.feed(bytes));
+                    n += bytes.len();
                 }
                 stream.sent(n);
                 fed?;
             }
-            log.wake_readers();
             Ok(())
-        });
-        kept.unwrap_or(Ok(()))
-            .map_err(|error: FrameTooLarge| failure(Outcome::FrameTooLarge, error.to_string()))
+        })
+    }
+
+    /// What keeps readers alive follows the dialect, which is known by the first frames.
+    fn note_heartbeat(&mut self) {
+        let heartbeat = self.response.body.stream.heartbeat();
+        if heartbeat != self.heartbeat {
+            self.heartbeat = heartbeat;
+            self.with(|shelf| {
+                if let Some(kept) = shelf.stream_mut(self.slot) {
+                    kept.heartbeat = heartbeat;
+                }
+            });
+        }
     }
 
     /// Deals with a deadline that has come.
@@ -314,7 +401,7 @@ impl Source {
     }
 
     /// Tells the readers how it ended, and closes the account.
-    pub(super) fn close(mut self: Box<Self>, ended: Result<(), Failure>) {
+    pub(super) fn close(mut self, ended: Result<(), Failure>) {
         let (outcome, in_order) = match &ended {
             Ok(()) => (outcome(&self.response), true),
             // An event of the route's that names the failure is an end to its readers.
@@ -323,7 +410,7 @@ impl Source {
                 (failure.outcome, self.response.body.stream.end_told(told))
             }
         };
-        let Self { core, response, record, mut unfinished, .. } = *self;
+        let Self { core, response, record, mut unfinished, .. } = self;
         unfinished.finish(outcome, in_order);
         if ended.is_err() {
             response.upstream.shutdown();
@@ -351,6 +438,24 @@ impl Source {
         }
         !frame.is_empty()
     }
+}
+
+/// Lets `keep` add frames to a stream's log, and tells its readers.
+fn add(
+    core: &Core,
+    (slot, ahead): (u32, &mut Ahead),
+    keep: impl FnOnce(&mut Log) -> Result<(), FrameTooLarge>,
+) -> Result<(), Failure> {
+    let Some(resume) = &core.resume else { return Ok(()) };
+    let mut shelf = resume.shelf.borrow_mut();
+    let kept = shelf.change(slot, |log| {
+        let kept = keep(log);
+        log.wake_readers();
+        kept
+    });
+    *ahead = shelf.near(slot);
+    let too_large = |error: FrameTooLarge| failure(Outcome::FrameTooLarge, error.to_string());
+    kept.unwrap_or(Ok(())).map_err(too_large)
 }
 
 /// Sees to it that a stream's readers learn of its end.

@@ -19,7 +19,8 @@ fn log(bytes_max: usize) -> Log {
 
 /// What a reader is sent next.
 fn gathered(log: &Log, key: ReaderKey, framing: Framing) -> Vec<u8> {
-    let (mut lines, mut slices) = (Lines::default(), [IoSlice::new(&[]); WRITE_SLICES_MAX]);
+    let (mut lines, mut slices) =
+        (Lines::<FRAMES_PER_GATHER>::default(), [IoSlice::new(&[]); WRITE_SLICES_MAX]);
     let used = log.gather(key, (&text(), framing), &mut lines, &mut slices);
     slices[..used].iter().flat_map(|slice| slice.iter().copied()).collect()
 }

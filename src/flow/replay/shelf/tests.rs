@@ -10,7 +10,7 @@ use fastrand::Rng;
 
 use super::*;
 use crate::clock;
-use crate::flow::replay::log::{Framing, Lines};
+use crate::flow::replay::log::{FRAMES_PER_GATHER, Framing, Lines};
 use crate::limits::WRITE_SLICES_MAX;
 use crate::sse::sequence::Epoch;
 use crate::sse::{Message, Parser};
@@ -156,7 +156,8 @@ impl World {
             self.drop_connection(client);
             return;
         }
-        let (mut lines, mut slices) = (Lines::default(), [IoSlice::new(&[]); WRITE_SLICES_MAX]);
+        let (mut lines, mut slices) =
+            (Lines::<FRAMES_PER_GATHER>::default(), [IoSlice::new(&[]); WRITE_SLICES_MAX]);
         let used = kept.log.gather(reader, how, &mut lines, &mut slices);
         let mut bytes: Vec<u8> =
             slices[..used].iter().flat_map(|slice| slice.iter().copied()).collect();
