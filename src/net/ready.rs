@@ -25,7 +25,6 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
-use std::ptr::NonNull;
 use std::task::{Context, Poll, Waker};
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -57,9 +56,6 @@ struct Entry {
     ready: u8,
     /// What its task waits for.
     wanted: u8,
-    /// Bytes of memory that the task will need beside its own, and where.
-    near_bytes: u16,
-    near: Option<NonNull<()>>,
     task: Option<Waker>,
 }
 
@@ -98,9 +94,6 @@ impl Entry {
             if let Some(task) = &self.task {
                 // All at once, or each of its lines would be waited for in turn.
                 prefetch_from(task.data(), TASK_BYTES);
-                if let Some(near) = self.near {
-                    prefetch_from(near.as_ptr(), self.near_bytes.into());
-                }
                 task.wake_by_ref();
             }
         }
@@ -148,7 +141,7 @@ impl Set {
 
     fn add(&self, fd: &OwnedFd, ready: u8) -> io::Result<u32> {
         self.begin()?;
-        let key = self.entries.borrow_mut().insert(Entry { ready, ..Entry::default() });
+        let key = self.entries.borrow_mut().insert(Entry { ready, wanted: 0, task: None });
         let added = epoll::add(self.epoll()?, fd, EventData::new_u64(key as u64), TOLD);
         if let Err(error) = added {
             self.entries.borrow_mut().remove(key);
@@ -309,18 +302,10 @@ impl Watched {
         self.with(|entry| prefetch(entry));
     }
 
-    /// Has the memory of `near` asked for with that of the task.
-    pub fn set_near<T>(&self, near: &T) {
-        self.with(|entry| {
-            entry.near = Some(NonNull::from(near).cast());
-            entry.near_bytes = u16::try_from(size_of::<T>()).unwrap_or(u16::MAX);
-        });
-    }
-
     /// Forgets the task that waited last.
     pub fn forget_task(&self) {
         let task = self.with(|entry| {
-            (entry.wanted, entry.near) = (0, None);
+            entry.wanted = 0;
             entry.task.take()
         });
         // Outside the borrow, as in `drop`.

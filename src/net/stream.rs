@@ -245,12 +245,6 @@ impl Transport {
         self.socket.ask_ahead();
     }
 
-    /// Has the memory of `near` asked for when the kernel tells that the socket is ready; until the
-    /// task is [forgotten](Self::forget_task).
-    pub fn set_near<T>(&self, near: &T) {
-        self.socket.set_near(near);
-    }
-
     /// Forgets the task that waited last, whose memory it would keep.
     pub fn forget_task(&self) {
         self.socket.forget_task();

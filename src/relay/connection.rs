@@ -9,8 +9,10 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::answer::{self, Own};
+use super::exchange::Ran;
 use super::inbox::{Filled, Inbox};
 use super::resume::handover::{self, Parcel};
+use super::resume::reader::{self, Reads};
 use super::{Core, Registration, Stage, exchange, record};
 use crate::clock;
 use crate::dialect::{Dialect, ErrorText};
@@ -82,8 +84,20 @@ pub fn serve(core: Rc<Core>, transport: Transport, peer: SocketAddr) -> impl Fut
     // Used where it was captured: an `async fn` would move it and keep the room of both places.
     async move {
         connection.set_waker().await;
-        if !connection.transport.is_handshaking() || Box::pin(connection.shake_hands()).await {
-            requests(&mut connection, true).await;
+        if (!connection.transport.is_handshaking() || Box::pin(connection.shake_hands()).await)
+            && let Some(reads) = requests(&mut connection, true).await
+        {
+            reader::go_on(connection, reads);
+        }
+    }
+}
+
+/// Serves the further requests of one.
+pub(super) fn serve_more(mut connection: Connection) -> impl Future<Output = ()> {
+    async move {
+        connection.set_waker().await;
+        if let Some(reads) = requests(&mut connection, false).await {
+            reader::go_on(connection, reads);
         }
     }
 }
@@ -100,23 +114,32 @@ pub(super) fn serve_on(
     let mut connection = Connection { transport, peer, inbox, unsent, registration };
     async move {
         connection.set_waker().await;
-        match exchange::run(&mut connection, head).await {
-            After::KeepAlive => requests(&mut connection, false).await,
-            After::Close => Box::pin(connection.linger()).await,
-            After::Abort => {}
+        let reads = match exchange::run(&mut connection, head).await {
+            Ran::Reads(reads) => Some(reads),
+            Ran::Over(After::KeepAlive) => requests(&mut connection, false).await,
+            Ran::Over(After::Close) => {
+                Box::pin(connection.linger()).await;
+                None
+            }
+            Ran::Over(After::Abort) => None,
+        };
+        if let Some(reads) = reads {
+            reader::go_on(connection, reads);
         }
     }
 }
 
-/// Serves requests, the `first` of the connection or later ones, to the connection's end.
-async fn requests(connection: &mut Connection, mut first: bool) {
+/// Serves requests, the `first` of the connection or later ones, to the connection's end, or until
+/// it reads a stream that is kept: that is another task's, whose state lies together.
+async fn requests(connection: &mut Connection, mut first: bool) -> Option<Box<Reads>> {
     let after = loop {
         match Box::pin(connection.next(first)).await {
             Next::Request(head) => match exchange::run(connection, head).await {
-                After::KeepAlive => first = false,
-                after => break after,
+                Ran::Reads(reads) => return Some(reads),
+                Ran::Over(After::KeepAlive) => first = false,
+                Ran::Over(after) => break after,
             },
-            Next::HandedOver => return,
+            Next::HandedOver => return None,
             Next::Over => {
                 connection.transport.close_notify();
                 break After::Abort;
@@ -131,6 +154,7 @@ async fn requests(connection: &mut Connection, mut first: bool) {
     if after == After::Close {
         Box::pin(connection.linger()).await;
     }
+    None
 }
 
 impl Connection {
@@ -144,7 +168,7 @@ impl Connection {
         self.transport.poll_readable(cx)
     }
 
-    async fn set_waker(&self) {
+    pub(super) async fn set_waker(&self) {
         poll_fn(|cx| {
             self.registration.set_waker(cx.waker());
             Poll::Ready(())
@@ -403,7 +427,7 @@ impl Connection {
     /// Closes in order: tells the client that nothing more comes, and takes what it is still
     /// sending for a while, so that the kernel's reset does not overtake our answer
     /// (RFC 9112, section 9.6).
-    async fn linger(&mut self) {
+    pub(super) async fn linger(&mut self) {
         self.transport.shutdown_write();
         self.inbox = Inbox::default();
         let deadline = clock::now() + LINGER_TIMEOUT.min(Duration::from_secs(30));

@@ -13,6 +13,7 @@ use super::connection::{After, Connection};
 use super::inbox::Inbox;
 use super::pump::{Body, Pump, malformed, send_queued};
 use super::record::Record;
+use super::resume::reader::{Account, Reads};
 use super::resume::{Seat, reader, request, source};
 use super::routing::{self, RouteState, Unrouted, Way};
 use super::whole::{self, Source};
@@ -43,6 +44,14 @@ pub(super) struct Response {
     framing: Framing,
     /// The upstream sent more than its body.
     pub extra: bool,
+}
+
+/// What an exchange leaves to be done.
+pub(super) enum Ran {
+    /// It is over.
+    Over(After),
+    /// Its connection is to read a stream that is kept.
+    Reads(Box<Reads>),
 }
 
 /// What an exchange has come to when it is answered.
@@ -92,15 +101,16 @@ struct Framing {
 }
 
 /// Runs one exchange; says what becomes of the connection.
-pub async fn run(connection: &mut Connection, head: Box<RequestHead>) -> After {
+pub(super) async fn run(connection: &mut Connection, head: Box<RequestHead>) -> Ran {
     let dialect = Dialect::from_request(head.path(), |name| head.field(name).is_some());
     let record =
         Record::open(connection.core(), &connection.registration, connection.peer, &head, dialect);
     let (outcome, after) = match Box::pin(begin(connection, head, &record)).await {
-        Ok(Begun::Kept(kept)) => return Box::pin(first(connection, record, kept)).await,
+        Ok(Begun::Kept(kept)) => return Ran::Reads(first(connection, record, kept)),
         Ok(Begun::Reader(reading)) => {
             let (seat, opening) = *reading;
-            Box::pin(reader::read(connection, reader::Account::Own(&record), seat, opening)).await
+            let account = Account::Own(record);
+            return Ran::Reads(Box::new(Reads { account, seat, opening }));
         }
         Ok(Begun::Plain(response)) => {
             // Beside the rest of the stream's state, not on its own.
@@ -127,16 +137,14 @@ pub async fn run(connection: &mut Connection, head: Box<RequestHead>) -> After {
     };
     record.close(outcome);
     connection.registration.set_live(None);
-    after
+    Ran::Over(after)
 }
 
-/// Starts the source of a stream that is kept, and is its first reader.
-async fn first(connection: &mut Connection, record: Record, kept: Box<Kept>) -> After {
+/// The first reader of a stream that is kept, with its source.
+fn first(connection: &Connection, record: Record, kept: Box<Kept>) -> Box<Reads> {
     let Kept { response, fault, seat, opening } = unboxed(kept);
     let source = source::new(connection.core(), seat.slot(), record, (response, fault));
-    let (_, after) = reader::read(connection, reader::Account::Source(source), seat, opening).await;
-    connection.registration.set_live(None);
-    after
+    Box::new(Reads { account: Account::Source(source), seat, opening })
 }
 
 /// What is in a box, whose memory is given back at once: a box that is moved out of where it

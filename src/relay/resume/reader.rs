@@ -2,13 +2,15 @@
 
 use std::future::poll_fn;
 use std::io::IoSlice;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::super::Stage;
-use super::super::connection::{After, Connection};
+use super::super::connection::{self, After, Connection};
 use super::super::exchange::Opening;
 use super::super::record::Record;
+use super::super::task::spawn_caught;
 use super::Seat;
 use super::source::{self, Source};
 use crate::clock;
@@ -77,19 +79,29 @@ struct Suspicion {
 }
 
 /// Whose account what is sent belongs to.
-pub(in super::super) enum Account<'a> {
+#[expect(clippy::large_enum_variant, reason = "made once a stream, and taken apart at once")]
+pub(in super::super) enum Account {
     /// The generation's: this is its first reader, and drives its source.
     Source(Source),
     /// That of a client that came back.
-    Own(&'a Record),
+    Own(Record),
 }
 
-struct Reading<'a> {
-    connection: &'a mut Connection,
+/// What a connection is to read.
+pub(in super::super) struct Reads {
+    pub account: Account,
+    pub seat: Seat,
+    pub opening: Opening,
+}
+
+/// One connection that reads a stream. It is a task of its own, so that all that a frame takes of
+/// it lies in one place.
+struct Reading {
+    connection: Connection,
     /// The stream's source, while this reader drives it.
     source: Option<Source>,
     /// The account of a client that came back; that of the first is its source's.
-    record: Option<&'a Record>,
+    record: Option<Record>,
     seat: Seat,
     text: StreamText,
     framing: Framing,
@@ -107,6 +119,10 @@ struct Reading<'a> {
     sent: i64,
     suspicion: Option<Suspicion>,
     carried: Carried,
+    /// The connection may carry another request behind the stream.
+    keep_alive: bool,
+    /// Only a close can end the body.
+    to_close: bool,
 }
 
 /// What a look at the log shows.
@@ -126,24 +142,19 @@ enum End {
     Broken(Outcome),
 }
 
-/// Sends the stream to its end, or until the client leaves; how the exchange ended.
-pub(in super::super) async fn read(
-    connection: &mut Connection,
-    account: Account<'_>,
-    seat: Seat,
-    opening: Opening,
-) -> (Outcome, After) {
+/// Has the connection read its stream, and then go on with what is asked next.
+pub(in super::super) fn go_on(connection: Connection, reads: Box<Reads>) {
+    let Reads { account, seat, opening } = *reads;
     let (source, record) = match account {
         Account::Source(source) => (Some(source), None),
         Account::Own(record) => (None, Some(record)),
     };
-    let Some(Position { text, .. }) = Position::of(&seat) else {
-        return (Outcome::StreamUnknown, After::Abort);
-    };
+    let Some(Position { text, .. }) = Position::of(&seat) else { return };
     let now = clock::now();
     let mut timers = Timers::new(&opening.route.reader_timeouts, now, now, true);
     // The upstream's silence is its source's to judge.
     timers.set_paused(now, true);
+    let core = Rc::clone(connection.core());
     let mut reading = Reading {
         connection,
         source,
@@ -161,35 +172,14 @@ pub(in super::super) async fn read(
         sent: 0,
         suspicion: None,
         carried: Carried::default(),
+        keep_alive: opening.keep_alive,
+        to_close: opening.to_close,
     };
-    let ended = reading.run().await;
-    // The place is given up before the source is handed on: to those who are left.
-    let Reading { connection, source, seat, .. } = reading;
-    drop(seat);
-    if let Some(source) = source {
-        source::hand_on(source);
-    }
-    match ended {
-        Ok(End::InOrder(outcome)) => (outcome, After::whole(opening.keep_alive)),
-        Ok(End::Broken(outcome)) => {
-            // A client that knows its dialect leaves when it has read the error: that ends the
-            // wait.
-            let _ = timer::timeout(ABORT_DELAY, connection.transport.readable()).await;
-            if opening.to_close {
-                connection.transport.reset();
-            }
-            (outcome, After::Abort)
-        }
-        Err(failure) => {
-            if let Some(record) = record {
-                record.error.replace(Some(failure.message.as_str().into()));
-            }
-            if opening.to_close {
-                connection.transport.reset();
-            }
-            (failure.outcome, After::Abort)
-        }
-    }
+    spawn_caught(&core, async move {
+        reading.connection.set_waker().await;
+        let ended = reading.run().await;
+        Box::pin(reading.end_with(ended)).await;
+    });
 }
 
 fn gone(outcome: Outcome, message: impl Into<String>) -> Failure {
@@ -203,13 +193,12 @@ fn send(transport: &Transport, slices: &[IoSlice<'_>]) -> Result<(Option<usize>,
     sent.map(|sent| (sent, wanted)).map_err(|error| gone(Outcome::ClientGone, error.to_string()))
 }
 
-impl Reading<'_> {
+impl Reading {
     async fn run(&mut self) -> Result<End, Failure> {
         let mut give_way = GiveWay::default();
         let mut now = clock::now();
         let mut late = false;
         poll_fn(|cx| {
-            self.near();
             self.source.as_ref().inspect(|source| source.watch(cx));
             Poll::Ready(())
         })
@@ -259,10 +248,42 @@ impl Reading<'_> {
         }
     }
 
-    /// Has its memory asked for when the upstream's socket becomes ready. Between two frames of one
-    /// stream those of a thousand others have passed through the cache.
-    fn near(&self) {
-        self.source.as_ref().inspect(|source| source.has_near(self));
+    /// What is left to do when it has ended so.
+    async fn end_with(self, ended: Result<End, Failure>) {
+        // The place is given up before the source is handed on: to those who are left.
+        let Self { mut connection, source, record, seat, keep_alive, to_close, .. } = self;
+        drop(seat);
+        if let Some(source) = source {
+            source::hand_on(source);
+        }
+        let (outcome, after) = match ended {
+            Ok(End::InOrder(outcome)) => (outcome, After::whole(keep_alive)),
+            Ok(End::Broken(outcome)) => {
+                // A client that knows its dialect leaves when it has read the error: that ends the
+                // wait.
+                let _ = timer::timeout(ABORT_DELAY, connection.transport.readable()).await;
+                (outcome, After::Abort)
+            }
+            Err(failure) => {
+                if let Some(record) = &record {
+                    record.error.replace(Some(failure.message.as_str().into()));
+                }
+                (failure.outcome, After::Abort)
+            }
+        };
+        if let Some(record) = record {
+            record.close(outcome);
+        }
+        connection.registration.set_live(None);
+        match after {
+            After::KeepAlive => {
+                let core = Rc::clone(connection.core());
+                spawn_caught(&core, connection::serve_more(connection));
+            }
+            After::Close => connection.linger().await,
+            After::Abort if to_close => connection.transport.reset(),
+            After::Abort => {}
+        }
     }
 
     /// Drives the source, if that is this reader's to do.
@@ -328,7 +349,6 @@ impl Reading<'_> {
             }
             Some(News::Parked) => {
                 self.source = source::take_parked(self.connection.core(), slot);
-                self.near();
                 self.source.as_ref().inspect(|source| source.watch(cx));
                 // What it missed meanwhile is looked at.
                 self.interrupted = true;
@@ -431,7 +451,7 @@ impl Reading<'_> {
     fn note(&mut self, n: usize, frames: u64) {
         self.carried.bytes_out += n as u64;
         self.carried.frames += frames;
-        if let Some(record) = self.record {
+        if let Some(record) = &self.record {
             record.replayed(self.carried);
         }
     }
@@ -524,7 +544,7 @@ impl Reading<'_> {
         let comment = frame.starts_with(b":");
         let frame = if comment { frame.strip_suffix(b"\n").unwrap_or(frame) } else { frame };
         put_payload(frame, self.framing, &mut self.own);
-        match self.record {
+        match &self.record {
             Some(record) => record.heartbeat(),
             None => self.connection.core().metrics.heartbeats.inc(),
         }

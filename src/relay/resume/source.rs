@@ -142,11 +142,6 @@ impl Source {
         });
     }
 
-    /// Has the memory of its driver asked for when the upstream has sent something.
-    pub(super) fn has_near<T>(&self, driver: &T) {
-        self.response.upstream.set_near(driver);
-    }
-
     /// Asks for the memory that is needed once the next bytes have been received.
     #[inline]
     pub(super) fn ask_ahead(&self) {
