@@ -93,6 +93,7 @@ pub fn serve(core: Rc<Core>, transport: Transport, peer: SocketAddr) -> impl Fut
 }
 
 /// Serves the further requests of one.
+#[expect(clippy::manual_async_fn, reason = "as for the first ones")]
 pub(super) fn serve_more(mut connection: Connection) -> impl Future<Output = ()> {
     async move {
         connection.set_waker().await;
