@@ -15,7 +15,12 @@ export async function* resumable(url, { headers, body },
   // The id is all it takes to come back: the request itself is not sent again.
   const ask = (method, signal) => fetch(url, id ? { method, signal, headers: { ...headers, "Last-Event-ID": id } }
     : { method, signal, headers, body });
-  signal.addEventListener("abort", () => id && ask("DELETE").catch(() => {}), { once: true });
+  let wake;
+  signal.addEventListener("abort", () => {
+    wake?.();
+    if (id) ask("DELETE").catch(() => {});
+  });
+  globalThis.addEventListener?.("online", () => wake?.());
   for (let tries = 0, retry = 1000; !signal.aborted;) {
     // The relay says something every 15 s: a network that is silent for longer is gone.
     const silent = new AbortController();
@@ -29,7 +34,8 @@ export async function* resumable(url, { headers, body },
       if (refused) throw Object.assign(Error(refused), { final: response.status < 500 });
       id ||= response.headers.get("X-Stream-Id") ?? "";
       for await (const event of events(response.body, heard)) {
-        [id, tries, retry] = [event.id ?? id, 0, Number(event.retry) || retry];
+        [tries, retry] = [0, Number(event.retry) || retry];
+        id &&= event.id ?? id; // Without a stream's name it is the provider's own.
         if ("data" in event) yield event;
         if (isLast(event)) return;
       }
@@ -43,11 +49,7 @@ export async function* resumable(url, { headers, body },
     if (!id || ++tries > 10) throw Error("the connection was lost before the end");
     const ms = Math.min(retry * 2 ** (tries - 1), 10_000) * (1 + Math.random()) / 2;
     waits({ tries, ms });
-    await new Promise(wake => {
-      setTimeout(wake, ms);
-      signal.addEventListener("abort", wake, { once: true });
-      globalThis.addEventListener?.("online", wake, { once: true });
-    });
+    await new Promise(over => setTimeout(wake = over, ms));
   }
 }
 

@@ -44,7 +44,9 @@ def resumable(url, headers, body=None, last_id="", is_last=is_end):
                 if response.status == 200:
                     last_id = last_id or response.getheader("X-Stream-Id", "")
                     for event in events(response):
-                        last_id, tries = event.get("id", last_id), 0
+                        # Without a stream's name it is the provider's own.
+                        last_id = last_id and event.get("id", last_id)
+                        tries = 0
                         if event.get("retry", "").isdecimal():
                             retry = int(event["retry"]) / 1000
                         if "data" in event:

@@ -129,6 +129,7 @@ function inWords(end, pace) {
   const values = { ...end, tokens: pace.tokens, seconds: seconds(pace.time()), more: end.tried - 1 };
   let key = end.kind;
   if (key === "done" && end.tried > 1) key = "doneAgain";
+  if (key === "done" && end.returned > 0) key = "doneReturned";
   if (["stopped", "failed", "timeout", "cut"].includes(key) && pace.tokens === 0) key += "First";
   if (key === "refused") {
     if (end.status === 429) key = end.after ? "limitedAfter" : "limited";
@@ -163,8 +164,8 @@ class Panel {
     this.told = [key, values];
     this.status.textContent = say(key, values);
     this.status.dataset.state = state;
-    this.status.classList.toggle("bad", !["ready", "waiting", "streaming", "trying", "comparing",
-      "done", "stopped"].includes(state));
+    this.status.classList.toggle("bad", !["ready", "waiting", "streaming", "trying", "away",
+      "comparing", "done", "stopped"].includes(state));
   }
 
   // In the other language.
@@ -217,6 +218,8 @@ class Panel {
             speaker.take(text);
           },
           again: values => this.tell("trying", values),
+          away: values => this.tell("away", { ...values, seconds: values.seconds.toFixed(1) }),
+          here: () => this.tell(pace.tokens ? "streaming" : "waiting"),
         },
       });
       pace.end();
@@ -363,6 +366,8 @@ class Comparison extends Panel {
             drawing.add(text);
           },
           again: values => this.tell("trying", values),
+          away: values => this.tell("away", { ...values, seconds: values.seconds.toFixed(1) }),
+          here: () => this.tell("comparing"),
         },
       });
       pace.end();

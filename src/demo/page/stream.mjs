@@ -1,22 +1,29 @@
 // Answers as they come: events of text/event-stream out of bytes cut anywhere, the words each
-// route tells them in, and one question asked, again where that is safe, until it has an end.
+// route tells them in, and one question asked until it has an end: through lost connections where the
+// route keeps the answer, again where that is safe.
 
 // Parses text/event-stream (HTML Standard, "Server-sent events"); gives a function to be fed text.
-// A CR ends its line at once: an LF that opens the next piece belongs to it.
-export function parser(take) {
-  let line = "", data = null, name = "", afterCr = false;
+// A CR ends its line at once: an LF that opens the next piece belongs to it. `mark` is told the id of
+// each frame that is whole, behind its event; `pace` how many milliseconds to wait before coming back.
+export function parser(take, { mark = () => {}, pace = () => {} } = {}) {
+  let line = "", data = null, name = "", id = null, afterCr = false;
   const endLine = () => {
     const colon = line.indexOf(":");
     const field = colon < 0 ? line : line.slice(0, colon);
     const value = colon < 0 ? "" : line.slice(line[colon + 1] === " " ? colon + 2 : colon + 1);
     if (line === "") {
       if (data !== null) take({ name: name || "message", data });
-      data = null;
+      if (id !== null) mark(id);
+      data = id = null;
       name = "";
     } else if (field === "data") {
       data = data === null ? value : `${data}\n${value}`;
     } else if (field === "event") {
       name = value;
+    } else if (field === "id" && !value.includes("\0")) {
+      id = value;
+    } else if (field === "retry" && /^\d+$/.test(value)) {
+      pace(Number(value));
     }
     line = "";
   };
@@ -34,11 +41,13 @@ export function parser(take) {
   };
 }
 
-// Feeds a body to `take`, event by event. A character cut in two waits for its other half.
-export async function eachEvent(body, take) {
-  const reader = body.getReader(), decoder = new TextDecoder(), feed = parser(take);
+// Feeds a body to `take`, event by event; `heard` is told whenever something came, an event or not.
+// A character cut in two waits for its other half.
+export async function eachEvent(body, take, { heard = () => {}, ...told } = {}) {
+  const reader = body.getReader(), decoder = new TextDecoder(), feed = parser(take, told);
   for (;;) {
     const { done, value } = await reader.read();
+    heard();
     feed(decoder.decode(value, { stream: !done }));
     if (done) return;
   }
@@ -102,6 +111,13 @@ export const ROUTES = {
 // has come it is not: the answer would begin anew.
 const AGAIN = 3;
 const PAUSE_MAX_SECONDS = 30;
+// An answer that is kept is come back to, so often in a row without a frame more of it: for longer
+// than a relay goes on without a reader.
+const BACK = 12;
+const BACK_MAX_SECONDS = 8;
+// A relay says something every 15 s. A network that is silent for longer is gone, though nobody said
+// so; and to come back costs nothing.
+const SILENCE_SECONDS = 45;
 
 function pause(seconds, signal) {
   return new Promise((over, stopped) => {
@@ -118,51 +134,124 @@ function pause(seconds, signal) {
   });
 }
 
-async function attempt(route, init, { text, whole }) {
-  const end = {};
-  const take = event => {
-    if (end.error ?? end.timeout ?? end.end) return;
-    const said = route.read(event);
-    if (said.text) text(said.text);
-    for (const key of ["end", "error", "timeout"]) if (said[key]) end[key] = said[key];
-  };
-  let head = false;
-  try {
-    const response = await fetch(route.url, init);
-    head = true;
-    if (!response.ok) {
-      const after = Number(response.headers.get("Retry-After")) || 0;
-      return { kind: "refused", status: response.status, after, why: message(await response.text()) };
-    }
-    if (whole) parser(take)(await response.text()); else await eachEvent(response.body, take);
-  } catch (error) {
-    if (init.signal.aborted) return { kind: "stopped" };
-    // What was told before the connection broke is the better reason.
-    if (!end.error && !end.timeout) return { kind: head ? "cut" : "unreachable", why: error.message };
+// One question, and what is known of its answer from all connections so far: `id`, how far it has
+// come and where to go on; empty where nobody keeps it.
+class Question {
+  id = ""; retrySeconds = 1; fruitless = 0; end = {}; held = []; told = false;
+  constructor(route, init, whole, on) { Object.assign(this, { route, init, whole, on }); }
+
+  // By the id alone: what it was asked with is not sent again.
+  fetch(method, signal) {
+    const { url } = this.route, { headers, body } = this.init;
+    if (!this.id) return fetch(url, { method, signal, headers, body });
+    const keepalive = method === "DELETE";
+    return fetch(url, { method, signal, keepalive, headers: { ...headers, "Last-Event-ID": this.id } });
   }
-  if (end.timeout) return { kind: "timeout", why: end.timeout };
-  if (end.error) return { kind: "failed", why: end.error };
-  return { kind: end.end ? "done" : "unfinished" };
+
+  take(event) {
+    const { end } = this;
+    if (end.error ?? end.timeout ?? end.end) return;
+    const said = this.route.read(event);
+    if (said.text && this.whole) this.held.push(said.text);
+    if (said.text && !this.whole) {
+      this.told = true;
+      this.on.text(said.text);
+    }
+    for (const key of ["end", "error", "timeout"]) if (said[key]) end[key] = said[key];
+  }
+
+  // One connection, given up where the network is, as the browser tells it or as silence does.
+  async attempt() {
+    const { signal } = this.init, lost = new AbortController();
+    const lose = () => { if (this.id) lost.abort(); };
+    let head = false, over = false, timer = 0;
+    const heard = () => {
+      clearTimeout(timer);
+      timer = setTimeout(lose, SILENCE_SECONDS * 1000);
+    };
+    addEventListener("offline", lose);
+    heard();
+    try {
+      const response = await this.fetch("POST", AbortSignal.any([signal, lost.signal]));
+      head = true;
+      if (!response.ok) return await this.refusal(response);
+      over = response.status === 204;
+      if (this.id) this.on.here?.();
+      // The name of the answer stands for the place before its first frame.
+      this.id ||= response.headers.get("X-Stream-Id") ?? "";
+      if (!over) {
+        await eachEvent(response.body, event => this.take(event), {
+          heard, pace: ms => { this.retrySeconds = ms / 1000; },
+          // An id of the provider's own is no place to come back to.
+          mark: id => { if (this.id) Object.assign(this, { id, fruitless: 0 }); },
+        });
+      }
+    } catch (error) {
+      if (signal.aborted) return { kind: "stopped" };
+      // What was told before the connection broke is the better reason.
+      if (!(this.end.error ?? this.end.timeout ?? this.end.end)) {
+        return { kind: head || this.id ? "cut" : "unreachable", why: error.message };
+      }
+    } finally {
+      clearTimeout(timer);
+      removeEventListener("offline", lose);
+    }
+    if (this.end.timeout) return { kind: "timeout", why: this.end.timeout };
+    if (this.end.error) return { kind: "failed", why: this.end.error };
+    return { kind: this.end.end ? "done" : "unfinished", over };
+  }
+
+  async refusal(response) {
+    const { status } = response, after = Number(response.headers.get("Retry-After")) || 0;
+    const kind = this.id && { 404: "lost", 410: "gap" }[status] || "refused";
+    return { kind, status, after, why: message(await response.text()) };
+  }
+
+  // Whether to go on behind `end`, after how many seconds, and as what that is told.
+  next(end, tried) {
+    const refused = end.kind === "refused";
+    if (this.id) {
+      const away = end.kind === "cut" || end.kind === "unfinished" && !end.over
+        || refused && (end.status >= 500 || end.status === 429);
+      if (!away || this.fruitless >= BACK) return null;
+      const most = Math.min(this.retrySeconds * 2 ** this.fruitless++, BACK_MAX_SECONDS);
+      // Not all that were cut off together come back together.
+      return { told: "away", seconds: end.after || most * (1 + Math.random()) / 2 };
+    }
+    const away = ["unreachable", "cut"].includes(end.kind) || [502, 503].includes(end.status);
+    if (this.told || !away || tried > AGAIN || end.after > PAUSE_MAX_SECONDS) return null;
+    return { told: "again", seconds: end.after || Math.min(2 ** (tried - 1), PAUSE_MAX_SECONDS) };
+  }
 }
 
-// Asks, and tells `on.text` each piece of the answer and `on.again` of each new try. Gives how it
-// ended: `kind` is done, stopped, failed, timeout, refused, cut, unreachable or unfinished. With
-// `whole` the answer is read when all of it is there, as pages did before they streamed.
+// Asks, and tells `on.text` each piece of the answer, `on.again` each new try, `on.away` each loss of
+// the connection to an answer that is kept, and `on.here` each return to it. Gives how it ended: `kind`
+// is done, stopped, failed, timeout, refused, cut, lost, gap, unreachable or unfinished; `tried` and
+// `returned` say how often. With `whole` the answer is told when all of it is there, as pages did
+// before they streamed.
 export async function ask(route, request, { headers, signal, whole = false, on }) {
-  const init = {
-    method: "POST", signal, body: JSON.stringify(route.body(request)),
+  const question = new Question(route, {
+    signal, body: JSON.stringify(route.body(request)),
     headers: {
       "Content-Type": "application/json", Accept: "text/event-stream", ...route.headers, ...headers,
     },
-  };
-  let some = false;
-  const text = piece => { some = true; on.text(piece); };
-  for (let tried = 1; ; tried++) {
-    const end = await attempt(route, init, { text, whole });
-    const away = ["unreachable", "cut"].includes(end.kind) || [502, 503].includes(end.status);
-    if (some || !away || tried > AGAIN || end.after > PAUSE_MAX_SECONDS) return { ...end, tried };
-    const seconds = end.after || Math.min(2 ** (tried - 1), PAUSE_MAX_SECONDS);
-    on.again({ tried, of: AGAIN, seconds, why: end.why });
-    try { await pause(seconds, signal); } catch { return { kind: "stopped", tried }; }
+  }, whole, on);
+  for (let tried = 1, returned = 0; ;) {
+    let end = await question.attempt();
+    const next = end.kind !== "stopped" && question.next(end, tried);
+    if (next) {
+      const away = next.told === "away";
+      if (!away) question.held = [];
+      on[next.told]({ tried, of: AGAIN, seconds: next.seconds, why: end.why });
+      try {
+        await pause(next.seconds, signal);
+        if (away) returned++; else tried++;
+        continue;
+      } catch { end = { kind: "stopped" }; }
+    }
+    // Without a word it would go on for a while, for those who come back.
+    if (end.kind === "stopped" && question.id) question.fetch("DELETE").catch(() => {});
+    if (["done", "unfinished"].includes(end.kind)) question.held.forEach(on.text);
+    return { ...end, tried, returned };
   }
 }

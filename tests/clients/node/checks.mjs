@@ -1,6 +1,8 @@
 // What the Node clients share: checks, and a look at the relay's and the mock's counts.
 
-export const { RELAY, MOCK, ADMIN, DRIVER, MILLSTREAM, CHROMIUM, TRUSTED_KEY, CONFIG } = process.env;
+export const {
+  RELAY, MOCK, ADMIN, DRIVER, MILLSTREAM, CHROMIUM, TRUSTED_KEY, CONFIG, PYTHON,
+} = process.env;
 // Header fields that have the mock fall silent for longer than the relay's heartbeat waits.
 export const SILENCE = { "X-Mock-Stall": "5:1500" };
 // A stream too long and slow to be over before its client leaves.

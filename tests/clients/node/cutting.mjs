@@ -1,0 +1,76 @@
+// A network that breaks when it is told to: a TCP proxy between a client and the relay.
+
+import { connect, createServer } from "node:net";
+
+export class CuttingProxy {
+  // `away`: nobody can connect.
+  connections = 0; cuts = 0; away = false;
+  #open = new Set();
+
+  // In front of `target`, a URL. `allowance` says how many bytes of answers the connection of this
+  // number may carry before it is cut; without it none is, but by `cut`.
+  static async start(target, allowance = () => Infinity) {
+    const proxy = Object.assign(new CuttingProxy(), { target: new URL(target), allowance });
+    proxy.server = createServer(client => proxy.#carry(client));
+    await new Promise(listens => proxy.server.listen(0, "127.0.0.1", listens));
+    proxy.url = `${proxy.target.protocol}//127.0.0.1:${proxy.server.address().port}`;
+    return proxy;
+  }
+
+  #carry(client) {
+    if (this.away) return client.resetAndDestroy();
+    const { hostname: host, port } = this.target, relay = connect({ host, port });
+    const carried = { client, relay, broken: false };
+    let left = this.allowance(++this.connections);
+    const close = () => {
+      if (carried.broken) return;
+      client.destroy();
+      relay.destroy();
+      this.#open.delete(carried);
+    };
+    this.#open.add(carried);
+    for (const socket of [client, relay]) socket.setNoDelay(true).on("error", close).on("close", close);
+    client.pipe(relay);
+    client.on("drain", () => carried.broken || relay.resume());
+    relay.on("end", () => client.end());
+    relay.on("data", bytes => {
+      const some = bytes.subarray(0, left);
+      left -= some.length;
+      if (!client.write(some)) relay.pause();
+      if (some.length < bytes.length) this.#break(carried);
+    });
+  }
+
+  // By a reset or in order; at every eighth the relay notices nothing: its side stays, unread.
+  #break(carried) {
+    const { client, relay } = carried, kind = this.cuts++ % 8;
+    carried.broken = true;
+    client.unpipe(relay);
+    relay.removeAllListeners("data").pause();
+    if (kind !== 7) {
+      relay.destroy();
+      this.#open.delete(carried);
+    }
+    if (kind % 2) client.write("", () => client.resetAndDestroy()); else client.destroySoon();
+  }
+
+  // Breaks all that there are.
+  cut() {
+    for (const carried of this.#open) if (!carried.broken) this.#break(carried);
+  }
+
+  close() {
+    this.server.close();
+    for (const { client, relay } of this.#open) for (const socket of [client, relay]) socket.destroy();
+  }
+}
+
+// Allowances for one answer: the first connections live long enough for a client to learn an id,
+// preflight and all, the others anything up to `most`, also less than a response head. The same in every run. A TLS
+// handshake comes on top.
+export function allowances(target, most) {
+  const handshake = target.startsWith("https:") ? 2500 : 0;
+  let seed = 1;
+  const random = () => (seed = seed * 48_271 % 2_147_483_647) / 2_147_483_647;
+  return connection => handshake + (connection <= 3 ? 2500 : Math.ceil(random() * most));
+}
