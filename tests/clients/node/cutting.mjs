@@ -3,14 +3,15 @@
 import { connect, createServer } from "node:net";
 
 export class CuttingProxy {
-  // `away`: nobody can connect.
-  connections = 0; cuts = 0; away = false;
+  // `away`: nobody can connect. `latest`: what was last read from the relay.
+  connections = 0; cuts = 0; away = false; latest = "";
   #open = new Set();
 
   // In front of `target`, a URL. `allowance` says how many bytes of answers the connection of this
-  // number may carry before it is cut; without it none is, but by `cut`.
-  static async start(target, allowance = () => Infinity) {
-    const proxy = Object.assign(new CuttingProxy(), { target: new URL(target), allowance });
+  // number may carry before it falls silent and breaks `silence` milliseconds later; without it none
+  // does, but by `cut`.
+  static async start(target, { allowance = () => Infinity, silence = 0 } = {}) {
+    const proxy = Object.assign(new CuttingProxy(), { target: new URL(target), allowance, silence });
     proxy.server = createServer(client => proxy.#carry(client));
     await new Promise(listens => proxy.server.listen(0, "127.0.0.1", listens));
     proxy.url = `${proxy.target.protocol}//127.0.0.1:${proxy.server.address().port}`;
@@ -31,13 +32,17 @@ export class CuttingProxy {
     this.#open.add(carried);
     for (const socket of [client, relay]) socket.setNoDelay(true).on("error", close).on("close", close);
     client.pipe(relay);
-    client.on("drain", () => carried.broken || relay.resume());
+    client.on("drain", () => left > 0 && relay.resume());
     relay.on("end", () => client.end());
     relay.on("data", bytes => {
+      this.latest = bytes;
       const some = bytes.subarray(0, left);
       left -= some.length;
       if (!client.write(some)) relay.pause();
-      if (some.length < bytes.length) this.#break(carried);
+      if (some.length === bytes.length) return;
+      relay.removeAllListeners("data").pause();
+      if (this.silence) setTimeout(() => carried.broken || this.#break(carried), this.silence);
+      else this.#break(carried);
     });
   }
 
@@ -66,11 +71,12 @@ export class CuttingProxy {
 }
 
 // Allowances for one answer: the first connections live long enough for a client to learn an id,
-// preflight and all, the others anything up to `most`, also less than a response head. The same in every run. A TLS
+// preflight and all, the others anything from `least` to `most`. The same in every run. A TLS
 // handshake comes on top.
-export function allowances(target, most) {
+export function allowances(target, { least = 1, most = 5000 } = {}) {
   const handshake = target.startsWith("https:") ? 2500 : 0;
   let seed = 1;
   const random = () => (seed = seed * 48_271 % 2_147_483_647) / 2_147_483_647;
-  return connection => handshake + (connection <= 3 ? 2500 : Math.ceil(random() * most));
+  return connection =>
+    handshake + (connection <= 3 ? 2500 : Math.round(least + random() * (most - least)));
 }

@@ -33,11 +33,11 @@ export function soon(promise) {
 }
 
 // Checks that `read`, given a base URL that loses its connections, reads the long answer: what it
-// gives is `wanted`, and where it has ids each came once. `most`: the most bytes of a connection.
-export async function readsThrough(name, wanted, read, most = 5000) {
+// gives is `wanted`, and where it has ids each came once.
+export async function readsThrough(name, wanted, read, { silence, ...sizes } = {}) {
   await settle();
   const { started } = await stats();
-  const proxy = await CuttingProxy.start(RELAY, allowances(RELAY, most));
+  const proxy = await CuttingProxy.start(RELAY, { allowance: allowances(RELAY, sizes), silence });
   let got = {};
   try {
     got = await soon(read(proxy.url));

@@ -48,8 +48,8 @@ function byPython(url, started = () => {}) {
 
 const { code } = await readsThrough("EventSource", chunks, byEventSource(ASK));
 check("EventSource: told to stop by 204", code === 204, code);
-await readsThrough("example", text, base => byExample(base + CHAT), 2500);
-const printed = await readsThrough("example in Python", text, base => byPython(base + CHAT), 2500);
+await readsThrough("example", text, base => byExample(base + CHAT), { most: 2500 });
+const printed = await readsThrough("example in Python", text, base => byPython(base + CHAT), { most: 2500 });
 check("example in Python: ends in order", printed.code === 0 && printed.said === "", printed);
 
 // A second reader from the start, beside the first through its drops, and both once more when all
@@ -57,7 +57,7 @@ check("example in Python: ends in order", printed.code === 0 && printed.said ===
 let beside;
 const both = await readsThrough("two readers", text, base => byExample(base + CHAT, QUESTION, {}, id => {
   beside ??= byExample(RELAY + CHAT, { headers: JSON_TYPE }, { id: id.replace(/\.\d+$/, "") });
-}), 2500);
+}), { most: 2500 });
 const second = await beside;
 check("two readers: the second has all of it too", second.all === text && same(second.ids, both.ids));
 const over = { name: both.ids[0].replace(/\.1$/, ""), last: both.ids.at(-1) };
