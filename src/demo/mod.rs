@@ -68,9 +68,10 @@ pub fn run(args: &DemoArgs) -> io::Result<()> {
 }
 
 /// The relay's plan: the examples' routes with what they say of their upstream, and all else to
-/// the mock as it came.
+/// the mock as it came. Every stream is kept, so that the page can come back to it.
 fn plan(args: &DemoArgs, upstream: &str, descriptors: u64) -> Result<Plan, String> {
-    let words = ["millstream", "serve", "--admin", "127.0.0.1:0", "--upstream", upstream];
+    let words =
+        ["millstream", "serve", "--admin", "127.0.0.1:0", "--upstream", upstream, "--resume"];
     let listen = args.listen.to_string();
     let cli = Cli::try_parse_from(words.into_iter().chain(["--listen", &listen]));
     let Ok(Cli { command: Command::Serve(mut serve) }) = cli else {

@@ -22,6 +22,9 @@ CLIENT_SECONDS = 180
 # Paced so that a person, or a page, sees the tokens come.
 PACED = ["--rate", "40", "--first-delay", "100ms"]
 AT_ONCE = ["--rate", "0", "--first-delay", "0ms"]
+PACING = {"plain": AT_ONCE, "words": AT_ONCE, "page": PACED, "kept": AT_ONCE}
+# What the examples' upstreams are asked with.
+KEYS = {"ANTHROPIC_API_KEY": "k", "DASHSCOPE_API_KEY": "k"}
 CHROMIUM = shutil.which("chromium") or "chromium"
 PYTHON = [sys.executable, "-u"]
 CLIENTS = {
@@ -40,7 +43,14 @@ CLIENTS = {
     "page-forms-chromium": ["node", "node/page_forms.mjs"],
     "page-readers-chromium": ["node", "node/page_readers.mjs"],
     "demo-chromium": ["node", "node/demo.mjs"],
+    "resume-node": ["node", "node/resume.mjs"],
+    "resume-chromium": ["node", "node/browser_resume.mjs"],
+    "resume-sdk-python": [*PYTHON, "python/resume_sdk.py"],
+    "page-resume-chromium": ["node", "node/page_resume.mjs"],
 }
+# These take streams that are kept. The SDKs take them too, and must notice nothing.
+KEPT = {"resume-node", "resume-chromium", "resume-sdk-python", "page-resume-chromium"}
+SDKS = {"openai-python", "anthropic-python", "dashscope-python", "openai-node", "anthropic-node"}
 NEEDS_PACING = {"page-chromium", "page-forms-chromium", "page-readers-chromium"}
 # Those that ask providers which speak otherwise, by routes that tell the answers in OpenAI's words.
 NEEDS_WORDS = {"openai-words-python", "openai-words-node"}
@@ -48,7 +58,35 @@ NEEDS_WORDS = {"openai-words-python", "openai-words-node"}
 LIMIT = "4s"
 # Those that do not come by https, through two relays with https between them: the demo has no
 # upstream but its own, and the rest of the page is the same by both.
-ONLY_BY_HTTP = {"demo-chromium", "events-node", "page-forms-chromium", "page-readers-chromium"}
+ONLY_BY_HTTP = {
+    "demo-chromium", "events-node", "page-forms-chromium", "page-readers-chromium",
+    "resume-chromium", "resume-sdk-python", "page-resume-chromium",
+}
+# Who leaves is gone at once, as the SDKs' tests have it; a hundred come back in seconds.
+KEPT_FLAGS = ["--resume", "--resume-retry", "10ms", "--heartbeat", "1s"]
+KEPT_ROUTES = """
+[[route]]
+path = "/ask"
+to = "/v1/chat/completions"
+query = ["prompt"]
+body = { model = "mock", stream = true, messages = [{ role = "user", content = { from = "prompt" } }] }
+cors = { origins = "*" }
+
+[[route]]
+path = "/small"
+to = "/v1/chat/completions"
+resume_bytes = "16k"
+
+[[route]]
+path = "/brief"
+to = "/v1/chat/completions"
+detach_grace = "300ms"
+resume_keep = "300ms"
+
+[[route]]
+prefix = "/"
+detach_grace = "0s"
+"""
 
 
 class Tally:
@@ -160,7 +198,19 @@ def public_key_hash(key):
     return base64.b64encode(hashlib.sha256(public).digest()).decode()
 
 
-def run_by_https(tally, binary, driver, clients, pacing, routes):
+def flags(folder, setup, upstream):
+    """What the relay that the clients ask is started with, beside where it listens."""
+    if setup == "kept":
+        example = Path("../../examples/resume.toml").read_text(encoding="utf-8")
+        config = Path(folder, "kept.toml")
+        config.write_text(f"{example}{KEPT_ROUTES}", encoding="utf-8")
+        return [*KEPT_FLAGS, "--config", str(config)]
+    routes = {"page": routes_file, "words": words_file}.get(setup)
+    where = ["--config", routes(folder)] if routes else ["--upstream", upstream]
+    return ["--heartbeat", "1s", *where]
+
+
+def run_by_https(tally, binary, driver, clients, setup):
     """Clients over https to a relay, over https to another, to the mock."""
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -171,24 +221,22 @@ def run_by_https(tally, binary, driver, clients, pacing, routes):
             stack.callback(service.stop)
             return service.addresses
 
-        upstream = start("mock", "--listen", "127.0.0.1:0", *pacing)[0]
+        upstream = start("mock", "--listen", "127.0.0.1:0", *PACING[setup])[0]
         serve = ["serve", "--listen", "127.0.0.1:0", "--io", driver, "--access-log", "off",
                  "--retry-backoff", "20ms", "--tls-cert", shown, "--tls-key", key]
         # One of the two fills silences: with both, whichever is first leaves the other none.
         inner = start(*serve, "--heartbeat", "off", "--admin", "off", "--upstream", upstream)[0]
-        where = (["--config", routes(folder)] if routes else ["--upstream", inner])
-        outer = start(*serve, "--heartbeat", "1s", "--admin", "127.0.0.1:0", *where, "--upstream-ca", shown,
-                      environment=os.environ | {"UPSTREAM": inner, "ANTHROPIC_API_KEY": "k",
-                                                "DASHSCOPE_API_KEY": "k"})
+        outer = start(*serve, "--admin", "127.0.0.1:0", *flags(folder, setup, inner),
+                      "--upstream-ca", shown, environment=os.environ | KEYS | {"UPSTREAM": inner})
         base, admin = outer[0], outer[-1]
         environment = os.environ | {
             "MILLSTREAM": binary, "DRIVER": driver, "RELAY": base, "MOCK": upstream,
             "ADMIN": admin, "CHROMIUM": CHROMIUM, "NO_PROXY": "*", "SSL_CERT_FILE": shown,
             "CURL_CA_BUNDLE": shown, "REQUESTS_CA_BUNDLE": shown, "NODE_EXTRA_CA_CERTS": shown,
-            "TRUSTED_KEY": public_key_hash(key),
+            "TRUSTED_KEY": public_key_hash(key), "PYTHON": sys.executable,
         }
         for client in clients:
-            run_client(tally, f"{driver} https", client, environment)
+            run_client(tally, f"{driver} {setup} https", client, environment)
 
 
 def routes_file(folder):
@@ -218,34 +266,32 @@ def words_file(folder):
     return str(path)
 
 
-def run_driver(tally, binary, driver, clients, pacing, routes):
-    """Every client of one pacing and one file of routes on one driver."""
-    mock = Service(binary, "mock", "--listen", "127.0.0.1:0", *pacing)
+def run_driver(tally, binary, driver, clients, setup):
+    """Every client of one setup on one driver."""
+    mock = Service(binary, "mock", "--listen", "127.0.0.1:0", *PACING[setup])
     folder = tempfile.TemporaryDirectory()
     try:
         upstream = mock.addresses[0]
-        environment = os.environ | {
+        environment = os.environ | KEYS | {
             "MILLSTREAM": binary, "DRIVER": driver, "MOCK": upstream, "UPSTREAM": upstream,
-            "ANTHROPIC_API_KEY": "k", "DASHSCOPE_API_KEY": "k",
-            "CONFIG": (routes or routes_file)(folder.name), "NO_PROXY": "*",
-            "CHROMIUM": CHROMIUM,
+            "CONFIG": routes_file(folder.name), "NO_PROXY": "*",
+            "CHROMIUM": CHROMIUM, "PYTHON": sys.executable,
         }
-        where = ["--config", environment["CONFIG"]] if routes else ["--upstream", upstream]
         relay = Service(
-            binary, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", *where,
-            "--io", driver, "--access-log", "off", "--heartbeat", "1s", "--retry-backoff", "20ms",
-            environment=environment,
+            binary, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0",
+            "--io", driver, "--access-log", "off", "--retry-backoff", "20ms",
+            *flags(folder.name, setup, upstream), environment=environment,
         )
         try:
             # The start-up line names the upstream too where it is one and no file says it.
             base, admin = relay.addresses[0], relay.addresses[-1]
             environment |= {"RELAY": base, "ADMIN": admin}
             for client in clients:
-                run_client(tally, driver, client, environment)
+                run_client(tally, f"{driver} {setup}", client, environment)
         finally:
             code = relay.stop()
         ended = "ok ends in order" if code == 0 else f"FAILED ends in order: exit code {code}"
-        tally.take(driver, "relay", ended)
+        tally.take(f"{driver} {setup}", "relay", ended)
     finally:
         mock.stop()
         folder.cleanup()
@@ -267,17 +313,17 @@ def main():
     tally.take("any", "check", "ok accepts its flags" if checked == 0 else "FAILED its flags: "
                f"exit code {checked}")
     for driver in ("auto", "epoll"):
-        with_routes = NEEDS_PACING | NEEDS_WORDS
-        for pacing, routes, chosen in (
-            (AT_ONCE, None, [name for name in clients if name not in with_routes]),
-            (AT_ONCE, words_file, [name for name in clients if name in NEEDS_WORDS]),
-            (PACED, routes_file, [name for name in clients if name in NEEDS_PACING]),
+        for setup, chosen in (
+            ("plain", [name for name in clients if name not in NEEDS_PACING | NEEDS_WORDS | KEPT]),
+            ("words", [name for name in clients if name in NEEDS_WORDS]),
+            ("page", [name for name in clients if name in NEEDS_PACING]),
+            ("kept", [name for name in clients if name in KEPT | SDKS]),
         ):
             if chosen:
-                run_driver(tally, binary, driver, chosen, pacing, routes)
+                run_driver(tally, binary, driver, chosen, setup)
             by_https = [name for name in chosen if name not in ONLY_BY_HTTP]
             if by_https:
-                run_by_https(tally, binary, driver, by_https, pacing, routes)
+                run_by_https(tally, binary, driver, by_https, setup)
     tally.show()
     return 1 if tally.failed.total() else 0
 
