@@ -39,11 +39,11 @@ export async function metric(name, label = "", admin = ADMIN) {
     .reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(" "))), 0);
 }
 
-// Whether it comes true within ten seconds; looks every `pause` milliseconds.
-export async function within(condition, pause = 20) {
+// Whether it comes true within ten seconds.
+export async function within(condition) {
   for (const deadline = Date.now() + 10_000; Date.now() < deadline;) {
     if (await condition()) return true;
-    await new Promise(wake => setTimeout(wake, pause));
+    await new Promise(wake => setTimeout(wake, 20));
   }
   return false;
 }

@@ -78,5 +78,5 @@ export function allowances(target, { least = 1, most = 5000 } = {}) {
   let seed = 1;
   const random = () => (seed = seed * 48_271 % 2_147_483_647) / 2_147_483_647;
   return connection =>
-    handshake + (connection <= 3 ? 2500 : Math.round(least + random() * (most - least)));
+    handshake + (connection <= 3 ? 3000 : Math.round(least + random() * (most - least)));
 }

@@ -199,10 +199,20 @@ async function left() {
   await response.body.getReader().read();
   stop.abort();
   check("left in the middle: cancelled upstream in the end", await aborted(2), before);
-  const name = response.headers.get("X-Stream-Id");
-  // Who asks for it is a reader, and it is kept for a while behind each.
+  // Who is too late is told so, in the stream; and then it is forgotten.
+  const late = await fetch(RELAY + path, {
+    method: "POST", headers: { "Last-Event-ID": response.headers.get("X-Stream-Id") },
+  });
+  let said = "";
+  const reading = async () => {
+    const decoder = new TextDecoder();
+    for await (const bytes of late.body) said += decoder.decode(bytes, { stream: true });
+  };
+  await throws("left in the middle: who is late has no whole answer", Error, "", () => soon(reading()));
+  check("left in the middle: and is told why", said.includes('"error"'), said.slice(-300));
+  const last = said.match(/^id: (.+)$/gm).at(-1).slice(4);
   check("left in the middle: forgotten in the end",
-    await within(async () => (await told(name, { path })).status === 404, 1000), name);
+    await within(async () => (await told(last, { path })).status === 404), last);
 }
 
 await strangers();
