@@ -10,7 +10,7 @@ import { ASK, CHAT, chunks, inOrder, readsThrough, same, soon, text } from "./dr
 const JSON_TYPE = { "Content-Type": "application/json" };
 const QUESTION = { headers: JSON_TYPE, body: '{"messages":[{"role":"user","content":"hi"}]}' };
 // Tokens are shorter than OpenAI's chunks.
-const SMALL = { most: 1800 };
+const SMALL = { most: 1300 };
 const EXAMPLE = new URL("../../../examples/resume.py", import.meta.url).pathname;
 
 // All events until it closes for good, which it does by itself.
