@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget};
 use loadtest::origin::Origin;
 use loadtest::run::Stage;
 use loadtest::scenario::{Numbers, Scenario};
-use loadtest::suite::{Field, Findings, Item, usual};
+use loadtest::suite::{Field, Findings, Item, Rounds, usual};
 use loadtest::systems::{Bench, System};
 use loadtest::{cores, pump, report, table};
 
@@ -166,7 +166,7 @@ fn main() -> Result<()> {
                 Scenario::Shaped => Field::Shaped,
                 _ => Field::Plain,
             };
-            let rounds = cli.options.rounds.unwrap_or(1);
+            let rounds = Rounds::all(cli.options.rounds.unwrap_or(1));
             measure(&cli.options, &[Item { spec, rounds, field }])
         }
         Command::All { quick } => measure(&cli.options, &usual(*quick, cli.options.rounds)),

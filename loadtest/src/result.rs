@@ -77,6 +77,8 @@ pub struct RunResult {
     pub round: usize,
     /// Seconds measured.
     pub seconds: f64,
+    /// Seconds that the run took in all: starting, warming, ramp, window and stopping.
+    pub took_seconds: f64,
     /// Frames received in the window.
     pub frames: u64,
     /// Requests that ended well in the window.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
@@ -104,6 +104,14 @@ pub struct Stage<'a> {
 impl Stage<'_> {
     /// Starts `system`, runs `spec` through it and stops it.
     pub fn run(&self, system: System, spec: &Spec, round: usize) -> Result<RunResult> {
+        let begun = Instant::now();
+        let mut result = self.judged(system, spec, round)?;
+        result.took_seconds = begun.elapsed().as_secs_f64();
+        Ok(result)
+    }
+
+    /// One run, or two, the first of which is the measure of the second.
+    fn judged(&self, system: System, spec: &Spec, round: usize) -> Result<RunResult> {
         let place = self.bench.place(spec.workers);
         if spec.before != Before::OneWorker {
             return self.through(system, spec, round, &place);

@@ -21,7 +21,7 @@ pub fn cells(results: &[RunResult], scenario: &str) -> Cells {
     let columns = metrics(scenario);
     let bases: Vec<_> =
         BASES.iter().filter_map(|base| rows.iter().find(|row| row.0 == *base)).collect();
-    let mut head = vec!["system".to_owned(), "n".to_owned()];
+    let mut head = vec!["system".to_owned(), "rounds".to_owned()];
     for column in &columns {
         head.push(column.title.to_owned());
         if column.headline {
@@ -33,7 +33,7 @@ pub fn cells(results: &[RunResult], scenario: &str) -> Cells {
     let mut cells = vec![head];
     for (system, runs) in &rows {
         let mut line = vec![system.to_string(), runs.len().to_string()];
-        let value = |metric: &Metric| number(metric.median(runs.iter().copied()), metric.digits);
+        let value = |metric: &Metric| number(metric.median(runs), metric.digits);
         for column in &columns {
             line.push(value(column));
             if column.headline {
@@ -100,6 +100,10 @@ pub fn text(machine: &Machine, results: &[RunResult]) -> String {
         for remark in remarks(results, scenario) {
             let _ = writeln!(out, "  ! {remark}");
         }
+    }
+    let took: f64 = results.iter().map(|run| run.took_seconds).sum();
+    if took > 0.0 {
+        let _ = writeln!(out, "\n{} runs took {:.1} minutes", results.len(), took / 60.0);
     }
     out
 }

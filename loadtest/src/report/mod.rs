@@ -8,7 +8,7 @@ use chart::{Bars, Curve, distribution, escape, grouped};
 
 use crate::result::{Latency, RunResult};
 use crate::suite::Findings;
-use crate::summary::{by_system, median, metrics, scenarios};
+use crate::summary::{by_system, median, metrics, scenarios, user_share};
 use crate::systems::System;
 use crate::table::{cells, remarks};
 
@@ -33,8 +33,7 @@ fn cpu_parts(runs: &[&RunResult], units: impl Fn(&RunResult) -> u64) -> Option<[
         (units > 0 && cpu > 0.0).then(|| cpu / units as f64 / 1e3)
     };
     let total = middle(runs, each)?;
-    let sum = |part: fn(&RunResult) -> f64| runs.iter().map(|run| part(run)).sum::<f64>();
-    let user = sum(|run| run.cpu.user) / sum(|run| run.cpu.total()).max(1.0);
+    let user = user_share(runs);
     Some([total * user, total * (1.0 - user)])
 }
 
@@ -214,6 +213,11 @@ fn table(results: &[RunResult], scenario: &str) -> String {
     out + "</div>"
 }
 
+/// What stands behind a median.
+fn rounds(count: usize) -> String {
+    format!("{count} round{}", if count == 1 { "" } else { "s" })
+}
+
 /// The relay's first headline figure in the scenarios that have one, with ratios.
 fn tiles(results: &[RunResult]) -> String {
     let mut out = String::from(r#"<div class="tiles">"#);
@@ -230,7 +234,7 @@ fn tiles(results: &[RunResult]) -> String {
         let runs = |of| rows.iter().find(|row: &&(System, _)| row.0 == of).map(|row| &row.1);
         let metric = metrics(scenario).into_iter().rfind(|metric| metric.headline);
         let (Some(metric), Some(mine)) = (metric, runs(System::Millstream)) else { continue };
-        let Some(value) = metric.median(mine.iter().copied()) else { continue };
+        let Some(value) = metric.median(mine) else { continue };
         let mut ratios = Vec::new();
         for (base, name) in
             [(System::PumpUring, "pump"), (System::Nginx, "nginx"), (System::Haproxy, "HAProxy")]
@@ -241,10 +245,11 @@ fn tiles(results: &[RunResult]) -> String {
         }
         let _ = write!(
             out,
-            r#"<div class="card tile"><span>{}</span><b>{}</b><span>{}<br>{}</span></div>"#,
+            r#"<div class="card tile"><span>{}</span><b>{}</b><span>{}, {}<br>{}</span></div>"#,
             escape(scenario),
             grouped(value, metric.digits),
             metric.title,
+            rounds(mine.len()),
             ratios.join(" · ")
         );
     }
@@ -283,8 +288,8 @@ pub fn html(findings: &Findings) -> String {
          <h1>Millstream under load</h1>\
          <p class=\"soft\">Streams of server-sent events through Millstream, its peers and bare \
          pumps that copy TCP and know no HTTP. Every frame's number and bytes were checked. \
-         Systems took turns; figures are medians over n rounds, ratios medians of the ratios \
-         within a round.</p>"
+         Systems took turns; figures are medians over the rounds that the tables name beside each \
+         system, ratios medians of the ratios within a round.</p>"
     );
     out += &tiles(results);
     out += &machine(findings);
