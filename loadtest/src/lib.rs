@@ -3,8 +3,10 @@
 pub mod client;
 pub mod clock;
 pub mod cores;
+pub mod draw;
 pub mod frame;
 pub mod machine;
+pub mod numbered;
 pub mod origin;
 pub mod pump;
 pub mod report;
@@ -20,4 +22,5 @@ pub mod systems;
 pub mod table;
 pub mod tls;
 pub mod transport;
+pub mod verdict;
 pub mod wire;

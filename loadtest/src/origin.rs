@@ -18,6 +18,7 @@ use rustix::fd::OwnedFd;
 use rustls::ServerConfig;
 
 use crate::frame::{TERMINAL, Template};
+use crate::numbered::Id;
 use crate::schedule::Schedule;
 use crate::shape::{Failure, Shape};
 use crate::transport::Transport;
@@ -25,6 +26,7 @@ use crate::{clock, cores};
 
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
     Cache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n";
+const NO_CONTENT: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 const UNAVAILABLE: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n\
     Content-Length: 34\r\n\r\n{\"error\":{\"message\":\"overloaded\"}}";
@@ -180,6 +182,8 @@ struct Streaming {
     next: u32,
     /// Frames that the client has read, where it matters.
     read: u32,
+    /// The name of a stream that the origin itself numbers.
+    name: Option<String>,
 }
 
 struct Conn {
@@ -408,15 +412,21 @@ impl Loop {
                 _ => self.answer(at, UNAVAILABLE),
             };
         }
-        let schedule = Schedule::new(&shape, asked);
+        let (begun, next) = match resumed(&request).filter(|_| shape.numbered) {
+            Some((_, had)) if had > shape.frames => return self.answer(at, NO_CONTENT),
+            Some(resumed) => resumed,
+            None => (asked, 0),
+        };
+        let schedule = Schedule::new(&shape, begun);
         let template = self.template(shape.size);
-        let waits = schedule.due(0) > asked || shape.hold;
+        let waits = schedule.due(next) > asked || shape.hold;
         let Some(conn) = self.conns[at].as_mut() else { return };
         if shape.outstanding > 0 {
             self.counted.insert(shape.id, at);
         }
-        conn.stream = Some(Streaming { shape, schedule, template, asked, next: 0, read: 0 });
-        conn.left.extend_from_slice(HEAD);
+        let name = shape.numbered.then(|| format!("origin.0.{begun:x}"));
+        conn.left.extend_from_slice(&head(name.as_deref()));
+        conn.stream = Some(Streaming { shape, schedule, template, asked, next, read: 0, name });
         if waits && !self.flush(at) {
             return;
         }
@@ -460,6 +470,7 @@ impl Loop {
                     let _ = self.late.record(now.saturating_sub(due));
                 }
                 let time = if stream.shape.rate > 0.0 { due } else { now };
+                stream.number(&mut out);
                 stream.template.write(&mut out, time, stream.next, stream.shape.id);
                 stream.next += 1;
             }
@@ -470,6 +481,7 @@ impl Loop {
                 if stream.shape.outstanding > 0 {
                     self.counted.remove(&stream.shape.id);
                 }
+                stream.number(&mut out);
                 let _ = write!(out, "{:x}\r\n", TERMINAL.len());
                 out.extend_from_slice(TERMINAL);
                 out.extend_from_slice(b"\r\n0\r\n\r\n");
@@ -531,6 +543,14 @@ impl Loop {
 }
 
 impl Streaming {
+    /// Writes the next frame's id, a chunk of its own.
+    fn number(&self, out: &mut Vec<u8>) {
+        if let Some(name) = &self.name {
+            let id = format!("id: {name}.{}\n", u64::from(self.next) + 1);
+            let _ = write!(out, "{:x}\r\n{id}\r\n", id.len());
+        }
+    }
+
     fn is_due(&self, now: u64) -> bool {
         let outstanding = self.shape.outstanding;
         let may = outstanding == 0 || self.next.saturating_sub(self.read) < outstanding;
@@ -560,6 +580,25 @@ fn send(conn: &mut Conn, mut bytes: &[u8]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// When the stream began that a request comes back to, and how many of its frames it has had:
+/// all that is needed to go on, because frames follow from their schedule.
+fn resumed(request: &[u8]) -> Option<(u64, u32)> {
+    let head = std::str::from_utf8(request).ok()?.split("\r\n\r\n").next()?;
+    let mut fields = head.split("\r\n").filter_map(|line| line.split_once(':'));
+    let id = fields.find(|(name, _)| name.eq_ignore_ascii_case("last-event-id"))?.1;
+    let id = Id::parse(id.trim().as_bytes()).ok()?;
+    let begun = id.stream.strip_prefix("origin.0.")?;
+    Some((u64::from_str_radix(begun, 16).ok()?, id.number))
+}
+
+/// A stream's response head; with a name also the hint that goes before the first frame.
+fn head(name: Option<&str>) -> Vec<u8> {
+    let Some(name) = name else { return HEAD.to_vec() };
+    let fields = &HEAD[..HEAD.len() - 2];
+    let field = format!("X-Stream-Id: {name}\r\n\r\nc\r\nretry: 1000\n\r\n");
+    [fields, field.as_bytes()].concat()
 }
 
 fn not_found() -> Vec<u8> {
@@ -592,6 +631,21 @@ mod tests {
         assert_eq!(request_len(&post[..post.len() - 1]), None);
         let chunked = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n";
         assert_eq!(request_len(chunked), Some(chunked.len()));
+    }
+
+    #[test]
+    fn who_comes_back_is_known_by_the_id() {
+        let request = b"POST / HTTP/1.1\r\nlast-event-id: origin.0.ff.3\r\n\r\nlast-event-id: x.1";
+        assert_eq!(resumed(request), Some((255, 3)));
+        assert_eq!(resumed(b"POST / HTTP/1.1\r\n\r\nlast-event-id: origin.0.ff.3"), None);
+        assert_eq!(resumed(b"POST / HTTP/1.1\r\nLast-Event-ID: other.0.ff.3\r\n\r\n"), None);
+        let text = head(Some("origin.0.ff"));
+        let mut input = &text[..];
+        let mut decoder = crate::wire::Decoder::default();
+        decoder.next(&mut input).expect("a head");
+        assert_eq!(decoder.stream.as_deref(), Some("origin.0.ff"));
+        let hint = decoder.next(&mut input).expect("a chunk");
+        assert_eq!(hint, crate::wire::Part::Payload(b"retry: 1000\n"));
     }
 
     #[test]

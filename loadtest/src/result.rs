@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::client::Hist;
+use crate::client::{Hist, Resumes};
+use crate::frame::Fault;
 use crate::sample::{CoreShare, Cpu, Kernel};
 use crate::systems::System;
 use crate::tls::Tls;
@@ -65,6 +66,40 @@ pub struct Memory {
     pub descriptors: usize,
 }
 
+/// Streams that were cut by their clients at random, and came back.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resumption {
+    /// Connections cut by the clients.
+    pub cuts: u64,
+    /// Those cut within a frame.
+    pub within_frame: u64,
+    /// Those that were reset on purpose.
+    pub resets: u64,
+    /// Connections that ended before their stream and were not cut by a client.
+    pub unasked: u64,
+    /// Requests to go on that were answered with the rest of the stream.
+    pub resumed: u64,
+    /// Those that were told that the stream is over.
+    pub over: u64,
+    /// From a request to go on to the first byte of its answer.
+    pub latency: Option<Latency>,
+}
+
+impl From<Resumes> for Resumption {
+    fn from(seen: Resumes) -> Self {
+        Self {
+            cuts: seen.cuts,
+            within_frame: seen.within_frame,
+            resets: seen.resets,
+            unasked: seen.unasked,
+            resumed: seen.resumed,
+            over: seen.over,
+            latency: Latency::of(&seen.latency),
+        }
+    }
+}
+
 /// What one run found.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -87,6 +122,8 @@ pub struct RunResult {
     pub refused: u64,
     /// Requests that reached the upstream in the window.
     pub upstream_requests: u64,
+    /// Requests that reached the upstream in the whole run.
+    pub upstream_all: u64,
     /// Bytes received in the window.
     pub bytes: u64,
     /// Connections at a time.
@@ -117,9 +154,17 @@ pub struct RunResult {
     pub full_handshakes: u64,
     /// Those that resumed one.
     pub resumed_handshakes: u64,
+    /// Streams that were cut and came back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resumption: Option<Resumption>,
+    /// What the relay's metrics say of streams that can be resumed, when memory is read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resume_metrics: Vec<BTreeMap<String, f64>>,
     /// Leaving to the upstream seeing it.
     pub disconnect: Option<Latency>,
-    /// Streams left, and how many of these the upstream saw.
+    /// Streams left, those included that were to end by themselves.
+    pub left_all: u64,
+    /// Streams left that go on by themselves, and how many of these the upstream saw.
     pub left: u64,
     /// See `left`.
     pub left_seen: u64,
@@ -199,6 +244,22 @@ impl RunResult {
         let [before, during, ..] = self.memory[..] else { return None };
         let grown = during.kernel.sockets - before.kernel.sockets;
         (before.kernel.sockets > 0.0).then(|| grown / self.connections.max(1) as f64)
+    }
+
+    /// What a figure of the relay's metrics has grown by in the window.
+    pub fn counted(&self, name: &str) -> Option<f64> {
+        let [before, during, ..] = &self.resume_metrics[..] else { return None };
+        Some(during.get(name)? - before.get(name).unwrap_or(&0.0))
+    }
+
+    /// A figure of the relay's metrics before (0), in (1) or after (2) the window.
+    pub fn gauged(&self, name: &str, at: usize) -> Option<f64> {
+        self.resume_metrics.get(at)?.get(name).copied()
+    }
+
+    /// How many faults of this kind.
+    pub fn faults_of(&self, fault: Fault) -> u64 {
+        self.faults.get(&fault.to_string()).copied().unwrap_or(0)
     }
 
     /// How many faults.

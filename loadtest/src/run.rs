@@ -13,9 +13,9 @@ use rustls::ClientConfig;
 
 use crate::client::{Client, Group, GroupStats, Hist};
 use crate::clock;
-use crate::frame::Fault;
+use crate::frame::{Fault, Form};
 use crate::origin::Origin;
-use crate::result::{Latency, Memory, RunResult};
+use crate::result::{Latency, Memory, Resumption, RunResult};
 use crate::sample::{self, Cores, CpuSample};
 use crate::shape::Failure;
 use crate::systems::{Bench, Place, Running, Start, System};
@@ -63,6 +63,35 @@ pub struct Spec {
     pub tls: Tls,
     /// Clients resume TLS sessions where the system lets them.
     pub resumes: bool,
+    /// The relay's flags beside the usual ones: only it can take part.
+    pub relay_flags: Vec<String>,
+    /// So can what passes TCP on as it comes: the origin does what the flags ask of the relay.
+    pub bare: bool,
+    /// What is waited for before memory is read in the window, and again once all are gone.
+    pub settling: [Duration; 2],
+}
+
+impl Spec {
+    /// Whether `system` can take part.
+    pub fn suits(&self, system: System) -> bool {
+        let relay = system.is_millstream() && !system.is_shaped();
+        let asked = self.relay_flags.is_empty() || relay;
+        (asked || self.bare && system.is_bare()) && system.speaks(self.tls)
+    }
+
+    /// Whether frames come with ids, and streams can be resumed.
+    fn is_numbered(&self) -> bool {
+        self.relay_flags.iter().any(|flag| flag == "--resume")
+    }
+
+    /// What `group` asks for, and expects, of `system`.
+    fn adapt(&self, group: &mut Group, system: System) {
+        group.form = system.form();
+        if self.is_numbered() {
+            group.form = Form::Numbered;
+            group.shape.numbered = system.is_bare();
+        }
+    }
 }
 
 /// What a run measures first, with the same system in the same round.
@@ -75,6 +104,8 @@ pub enum Before {
     Capacity(f64),
     /// The same load through one worker.
     OneWorker,
+    /// The same load through the relay without the scenario's flags.
+    Unflagged,
     /// The same streams, the next frame of each sent as soon as its last one has been read.
     Saturation,
 }
@@ -87,6 +118,13 @@ struct Mark {
     origin: f64,
     requests: u64,
     cores: Cores,
+}
+
+/// What is read before the load, in the window, and after all is gone.
+#[derive(Default)]
+struct Kept {
+    memory: Vec<Memory>,
+    metrics: Vec<BTreeMap<String, f64>>,
 }
 
 /// The things every run needs.
@@ -113,6 +151,20 @@ impl Stage<'_> {
     /// One run, or two, the first of which is the measure of the second.
     fn judged(&self, system: System, spec: &Spec, round: usize) -> Result<RunResult> {
         let place = self.bench.place(spec.workers);
+        if spec.before == Before::Unflagged {
+            let plain = Spec { relay_flags: Vec::new(), before: Before::Nothing, ..spec.clone() };
+            let through = |spec| self.through(system, spec, round, &place);
+            // Neither is always first.
+            let (plain, mut all) = if round & 1 == 0 {
+                let plain = through(&plain)?;
+                (plain, through(spec)?)
+            } else {
+                let all = through(spec)?;
+                (through(&plain)?, all)
+            };
+            all.base = Some(Box::new(plain.brief()));
+            return Ok(all);
+        }
         if spec.before != Before::OneWorker {
             return self.through(system, spec, round, &place);
         }
@@ -134,12 +186,18 @@ impl Stage<'_> {
         let pki = self.pki(spec.tls)?;
         let server = pki.filter(|_| spec.tls.has_upstream()).map(|pki| &pki.server);
         let origin = Origin::start(SocketAddr::from(([127, 0, 0, 1], 0)), &place.load, server)?;
-        let start =
-            Start { upstream: origin.address, place, tls: spec.tls, pki, admin: spec.memory };
+        let start = Start {
+            upstream: origin.address,
+            place,
+            tls: spec.tls,
+            pki,
+            admin: spec.memory || spec.groups.iter().any(|group| group.cuts.is_some()),
+            relay_flags: &spec.relay_flags,
+        };
         let mut running = self.bench.start(system, &start)?;
         let tls = pki.filter(|_| spec.tls.has_clients()).map(|pki| pki.client(spec.resumes));
         let run = Run { stage: self, origin: &origin, place, tls };
-        run.warm(&running)?;
+        run.warm(&running, spec)?;
         let result = run.measure(&running, spec, round);
         if running.has_died() && system != System::Direct {
             bail!("{system} died: {}", running.log());
@@ -181,9 +239,10 @@ impl Run<'_> {
     }
 
     /// A few exchanges before anything is measured: lazily built parts are not the load's.
-    fn warm(&self, running: &Running) -> Result<()> {
+    fn warm(&self, running: &Running, spec: &Spec) -> Result<()> {
         let shape = crate::shape::Shape { frames: 5, rate: 0.0, ..Default::default() };
-        let group = Group { lenient: running.system.lenient(), ..Group::new("warm", 4, shape) };
+        let mut group = Group::new("warm", 4, shape);
+        spec.adapt(&mut group, running.system);
         let client = self.client(running, &[group]);
         let deadline = clock::now() + 30_000_000_000;
         while !client.is_done() && clock::now() < deadline && !self.is_interrupted() {
@@ -203,7 +262,7 @@ impl Run<'_> {
     fn measure(&self, running: &Running, spec: &Spec, round: usize) -> Result<RunResult> {
         let pids = running.pids();
         let mut groups = spec.groups.clone();
-        groups.iter_mut().for_each(|group| group.lenient = running.system.lenient());
+        groups.iter_mut().for_each(|group| spec.adapt(group, running.system));
         let (mut capacity, mut offered, mut base) = (None, None, None);
         match spec.before {
             Before::Capacity(times) => {
@@ -214,7 +273,7 @@ impl Run<'_> {
                 base = Some(Box::new(self.capacity(running, spec, &groups)?.brief()));
                 self.pause(200); // for its connections to be gone
             }
-            Before::Nothing | Before::OneWorker => {}
+            Before::Nothing | Before::OneWorker | Before::Unflagged => {}
         }
         if let Some(offered) = offered {
             let streams: usize = groups.iter().map(|group| group.connections).sum();
@@ -224,9 +283,10 @@ impl Run<'_> {
         if spec.memory {
             self.pause(300);
         }
-        let mut memory = Vec::new();
-        self.remember(spec, &pids, &mut memory);
+        let mut kept = Kept::default();
+        self.remember(spec, running, &mut kept);
         self.origin.shared.take_gone();
+        let asked = self.origin.shared.requests.load(Relaxed);
         let start_at = self.set_start(spec, &mut groups);
         let begun = clock::now();
         let client = self.client(running, &groups);
@@ -237,19 +297,21 @@ impl Run<'_> {
         let ramp_seconds = (clock::now() - begun) as f64 / 1e9;
         self.origin.shared.take_late();
         let (from, to) = self.window(&client, &pids, spec, &groups, start_at);
-        self.remember(spec, &pids, &mut memory);
+        self.settle(spec.settling[0]);
+        self.remember(spec, running, &mut kept);
         let late = self.origin.shared.take_late().map(Hist);
         let stats = self.wind_up(client, spec);
+        self.settle(spec.settling[1]);
         if spec.memory {
             self.await_release(&pids);
-            self.remember(spec, &pids, &mut memory);
         }
+        self.remember(spec, running, &mut kept);
         let mut result = RunResult {
             scenario: spec.label.clone(),
             system: Some(running.system),
             round,
             connections: groups.iter().map(|group| group.connections).sum(),
-            memory,
+            memory: kept.memory,
             notes,
             ramp_seconds,
             workers: self.place.workers,
@@ -257,6 +319,8 @@ impl Run<'_> {
             base,
             capacity,
             offered,
+            resume_metrics: kept.metrics,
+            upstream_all: self.origin.shared.requests.load(Relaxed) - asked,
             listed: running.listed_streams(),
             origin_late: late.as_ref().and_then(Latency::brief),
             ..RunResult::default()
@@ -311,6 +375,10 @@ impl Run<'_> {
         clock::sleep_until(clock::now() + millis * 1_000_000, &|| self.is_interrupted());
     }
 
+    fn settle(&self, time: Duration) {
+        self.pause(u64::try_from(time.as_millis()).unwrap_or(0));
+    }
+
     /// What goes back does so within seconds, not at once: until no memory has been given back
     /// for three seconds, six at most.
     fn await_release(&self, pids: &[u32]) {
@@ -326,13 +394,17 @@ impl Run<'_> {
         }
     }
 
-    fn remember(&self, spec: &Spec, pids: &[u32], memory: &mut Vec<Memory>) {
+    fn remember(&self, spec: &Spec, running: &Running, kept: &mut Kept) {
+        if spec.is_numbered() {
+            kept.metrics.extend(Some(running.resume_metrics()).filter(|found| !found.is_empty()));
+        }
         if spec.memory {
+            let pids = running.pids();
             sample::shrink_slabs();
-            memory.push(Memory {
-                pss: sample::pss(pids),
+            kept.memory.push(Memory {
+                pss: sample::pss(&pids),
                 kernel: sample::kernel(),
-                descriptors: sample::descriptors(pids),
+                descriptors: sample::descriptors(&pids),
             });
         }
     }
@@ -439,7 +511,8 @@ impl Run<'_> {
             let done = client.control.limited.load(Relaxed);
             self.stage.bar.set_position(done);
             let now = clock::now();
-            if done >= all && now > soonest || now > deadline || self.is_interrupted() {
+            let through = done >= all && now > soonest || client.is_done();
+            if through || now > deadline || self.is_interrupted() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -504,6 +577,10 @@ impl Run<'_> {
         };
         result.whole = Latency::brief(&sum.whole);
         result.handshake = Latency::brief(&sum.handshake);
+        if groups.iter().any(|group| group.cuts.is_some()) {
+            result.notes.extend(sum.resumes.odd.take().map(|odd| format!("odd frame {odd:?}")));
+            result.resumption = Some(Resumption::from(sum.resumes));
+        }
         result.full_handshakes = sum.full;
         result.resumed_handshakes = sum.resumed;
         result.statuses = sum.statuses;
@@ -512,7 +589,16 @@ impl Run<'_> {
             // Asked for; what the system makes of it is counted as refused.
             result.faults.remove(&Fault::Unanswered.to_string());
         }
-        self.disconnects(result, &sum.left);
+        result.left_all = sum.left.len() as u64;
+        // Where some are seen leaving only because their streams go on, theirs count.
+        let endless = |group: &Group| group.shape.frames == 0 || group.shape.hold;
+        if groups.iter().any(endless) && !groups.iter().all(endless) {
+            let pairs = groups.iter().zip(stats).filter(|(group, _)| endless(group));
+            let left: Vec<_> = pairs.flat_map(|(_, stats)| stats.left.clone()).collect();
+            self.disconnects(result, &left);
+        } else {
+            self.disconnects(result, &sum.left);
+        }
         self.say_what_was_full(result);
     }
 

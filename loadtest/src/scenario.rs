@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::client::{Group, Reading};
+use crate::client::{Cuts, Group, Reading};
 use crate::run::{Before, Spec, Window};
 use crate::shape::{Failure, Shape};
 use crate::tls::Tls;
@@ -30,6 +30,9 @@ pub struct Numbers {
     /// Workers or threads of the system, and cores for it where the machine has them [default: 1]
     #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub workers: Option<u16>,
+    /// What random draws follow from, in `resume` [default: 1]
+    #[arg(long, global = true)]
+    pub seed: Option<u64>,
     /// Where https is spoken [default: off; clients in `handshake`]
     #[arg(long, global = true, value_enum)]
     pub tls: Option<Tls>,
@@ -70,10 +73,16 @@ pub enum Scenario {
     Overload,
     /// Steady streams beside short and aborted ones by the thousand: what is left behind
     Soak,
+    /// Resumable streams whose connections are cut at random: whether every client has all of it
+    Resume,
+    /// Steady streams through the relay without --resume and with it: CPU per frame of both
+    ResumeCost,
+    /// Resumable streams left for good by the thousand: what is kept of them, and what is left
+    Detached,
 }
 
 /// All scenarios of a suite.
-pub const ALL: [Scenario; 16] = [
+pub const ALL: [Scenario; 19] = [
     Scenario::Steady,
     Scenario::Shaped,
     Scenario::Workers,
@@ -90,6 +99,9 @@ pub const ALL: [Scenario; 16] = [
     Scenario::RetryStorm,
     Scenario::Overload,
     Scenario::Soak,
+    Scenario::Resume,
+    Scenario::ResumeCost,
+    Scenario::Detached,
 ];
 
 fn seconds(value: f64) -> Duration {
@@ -130,6 +142,9 @@ impl Scenario {
             Self::RetryStorm => "retry-storm",
             Self::Overload => "overload",
             Self::Soak => "soak",
+            Self::Resume => "resume",
+            Self::ResumeCost => "resume-cost",
+            Self::Detached => "detached",
         }
     }
 
@@ -146,7 +161,8 @@ impl Scenario {
             spec.label += &format!(", 1 and {workers} workers");
             return Spec { before: Before::OneWorker, workers: Some(workers.into()), ..spec };
         }
-        if let Some(workers) = numbers.workers {
+        let usual = (self == Self::Resume).then_some(2);
+        if let Some(workers) = numbers.workers.or(usual) {
             let more = if workers > 1 { "s" } else { "" };
             spec.label += &format!(", {workers} worker{more}");
             spec.workers = Some(workers.into());
@@ -163,18 +179,7 @@ impl Scenario {
         let shape = Shape { size, ..Shape::default() };
         let fast = Shape { rate: 0.0, ..shape.clone() };
         let silent = silent(&shape);
-        let spec = |label: String, groups, window| Spec {
-            name: self.name(),
-            label: format!("{} {label}", self.name()),
-            groups,
-            settle: Duration::from_millis(700),
-            window,
-            memory: false,
-            before: Before::Nothing,
-            workers: None,
-            tls: Tls::Off,
-            resumes: true,
-        };
+        let spec = |label: String, groups, window| usual(self.name(), &label, groups, window);
         match self {
             Self::Steady | Self::Shaped | Self::Workers => {
                 let (count, rate) = (streams(1000), rate(20.0));
@@ -195,6 +200,9 @@ impl Scenario {
                 Spec { memory: true, before: Before::Capacity(2.0), ..spec }
             }
             Self::Soak => Spec { memory: true, ..soak(numbers, shape, spec) },
+            Self::Resume => resume(numbers, shape, spec),
+            Self::ResumeCost => resume_cost(numbers, shape, spec),
+            Self::Detached => detached(numbers, shape, spec),
             Self::Burst => {
                 let (count, frames) = (streams(64), frames(20_000));
                 let group = ramped(count, Shape { frames, ..fast });
@@ -223,6 +231,25 @@ impl Scenario {
             Self::Mixed => mixed(numbers, shape, spec),
             Self::RetryStorm => retry_storm(numbers, fast, spec),
         }
+    }
+}
+
+/// The usual way to run a load.
+fn usual(name: &'static str, label: &str, groups: Vec<Group>, window: Window) -> Spec {
+    Spec {
+        name,
+        label: format!("{name} {label}"),
+        groups,
+        settle: Duration::from_millis(700),
+        window,
+        memory: false,
+        before: Before::Nothing,
+        workers: None,
+        tls: Tls::Off,
+        resumes: true,
+        relay_flags: Vec::new(),
+        bare: false,
+        settling: [Duration::ZERO; 2],
     }
 }
 
@@ -294,9 +321,66 @@ fn soak(numbers: &Numbers, shape: Shape, spec: impl Build) -> Spec {
     spec(format!("{shorts} short, {aborts} aborted"), groups, Window::Count { least, limit })
 }
 
+fn flags(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// Every connection is cut a second after its request on average, and its client comes back.
+fn resume(numbers: &Numbers, shape: Shape, spec: impl Build) -> Spec {
+    let (count, rate) = (numbers.streams.unwrap_or(1000), numbers.rate.unwrap_or(20.0));
+    let length = numbers.seconds.unwrap_or(40.0);
+    let frames = numbers.frames.unwrap_or_else(|| (length * rate).clamp(1.0, 1e6) as u32);
+    let cuts = Cuts { every: Duration::from_secs(1), seed: numbers.seed.unwrap_or(1) };
+    let shape = Shape { frames, rate, ..shape };
+    let limit = seconds(f64::from(frames) / rate.max(0.1) + 30.0) + ramp(count);
+    let label = format!("{count}×{rate}/s×{}B×{frames} frames", shape.size);
+    let group = Group { cuts: Some(cuts), limit: Some(count as u64), ..ramped(count, shape) };
+    let spec = spec(label, vec![group], Window::Count { least: Duration::ZERO, limit });
+    Spec { relay_flags: flags(&["--resume"]), bare: true, ..spec }
+}
+
+fn resume_cost(numbers: &Numbers, shape: Shape, spec: impl Build) -> Spec {
+    let (count, rate) = (numbers.streams.unwrap_or(1000), numbers.rate.unwrap_or(20.0));
+    let label = format!("{count}×{rate}/s×{}B", shape.size);
+    let group = ramped(count, Shape { rate, ..shape });
+    let window = Window::For(seconds(numbers.seconds.unwrap_or(4.0)));
+    let spec = spec(label, vec![group], window);
+    Spec { before: Before::Unflagged, relay_flags: flags(&["--resume"]), ..spec }
+}
+
+/// How long a stream goes on without a reader, and how long it is kept once it is over. The first
+/// streams must still be there when the last have ended.
+const GRACE: Duration = Duration::from_secs(2);
+const KEEP: Duration = Duration::from_secs(12);
+
+/// Clients that leave 100 to 300 ms after their first frame and never come back: half of the
+/// streams end by themselves within the grace, half go on until it is over. They are opened at
+/// 2000 a second: some hundred have a client at a time, and some thousand an upstream, which is
+/// what there are descriptors for.
+fn detached(numbers: &Numbers, shape: Shape, spec: impl Build) -> Spec {
+    let count = numbers.streams.unwrap_or(10_000).max(2);
+    let leave = Some((Duration::from_millis(100), Duration::from_millis(300)));
+    let group = |name, frames, count: usize| Group {
+        leave,
+        limit: Some(count as u64),
+        ramp: Duration::from_millis(count as u64),
+        ..Group::new(name, count, Shape { frames, ..shape.clone() })
+    };
+    let groups = vec![group("ending", 20, count / 2), group("endless", 0, count - count / 2)];
+    let seconds = |time: Duration| format!("{}s", time.as_secs());
+    let flags =
+        flags(&["--resume", "--detach-grace", &seconds(GRACE), "--resume-keep", &seconds(KEEP)]);
+    let limit = Duration::from_secs(60);
+    let spec =
+        spec(format!("{count} streams"), groups, Window::Count { least: Duration::ZERO, limit });
+    let second = Duration::from_secs(1);
+    Spec { memory: true, relay_flags: flags, settling: [GRACE + second, KEEP + second], ..spec }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::systems::System;
 
     #[test]
     fn every_scenario_has_a_name_figures_and_a_load() {
@@ -318,6 +402,7 @@ mod tests {
             frames: Some(9),
             seconds: Some(0.5),
             workers: Some(3),
+            seed: Some(4),
             tls: Some(Tls::Both),
         };
         let steady = Scenario::Steady.spec(&numbers);
@@ -333,5 +418,15 @@ mod tests {
         let soak = Scenario::Soak.spec(&numbers);
         let limits: u64 = soak.groups.iter().filter_map(|group| group.limit).sum();
         assert_eq!(limits, 770);
+        let resume = Scenario::Resume.spec(&numbers).groups.remove(0);
+        assert_eq!((resume.shape.frames, resume.limit), (9, Some(7)));
+        assert_eq!(resume.cuts.map(|cuts| cuts.seed), Some(4));
+        let resume = Scenario::Resume.spec(&Numbers { frames: None, ..numbers.clone() });
+        assert_eq!((resume.groups[0].shape.frames, resume.workers), (1, Some(3)));
+        assert!(resume.suits(System::Direct) && !resume.suits(System::Nginx));
+        let detached = Scenario::Detached.spec(&numbers);
+        let limits: u64 = detached.groups.iter().filter_map(|group| group.limit).sum();
+        assert!(limits == 7 && !detached.suits(System::Direct));
+        assert!(detached.suits(System::Millstream));
     }
 }

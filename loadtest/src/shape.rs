@@ -35,6 +35,9 @@ pub struct Shape {
     pub fail_share: u32,
     /// How these are failed.
     pub failure: Failure,
+    /// The origin itself numbers the frames and lets clients come back, where nothing in between
+    /// does it.
+    pub numbered: bool,
     /// The stream's number, echoed in every frame.
     pub id: u32,
 }
@@ -51,6 +54,7 @@ impl Default for Shape {
             hold: false,
             fail_share: 0,
             failure: Failure::None,
+            numbered: false,
             id: 0,
         }
     }
@@ -70,6 +74,9 @@ impl fmt::Display for Shape {
         }
         if self.hold {
             write!(out, "&hold=1")?;
+        }
+        if self.numbered {
+            write!(out, "&numbered=1")?;
         }
         match self.failure {
             Failure::None => Ok(()),
@@ -103,6 +110,7 @@ impl Shape {
             "at" => self.at = value.parse().ok()?,
             "outstanding" => self.outstanding = value.parse().ok()?,
             "hold" => self.hold = value == "1",
+            "numbered" => self.numbered = value == "1",
             "share" => self.fail_share = value.parse().ok()?,
             "id" => self.id = value.parse().ok()?,
             "fail" => {
@@ -134,6 +142,7 @@ mod tests {
             hold: true,
             fail_share: 30,
             failure: Failure::Close,
+            numbered: true,
             id: 99,
         };
         let target = format!("POST /v1/chat/completions?{shape} HTTP/1.1\r\n\r\n");

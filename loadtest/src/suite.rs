@@ -44,6 +44,8 @@ pub enum Field {
     Shaped,
     /// All but those two.
     Plain,
+    /// The relay alone.
+    Own,
     /// Whoever is asked for.
     Given,
 }
@@ -67,6 +69,7 @@ impl Field {
             }
             Self::Shaped => system == System::Millstream || system.is_shaped(),
             Self::Plain => !system.is_shaped(),
+            Self::Own => system == System::Millstream,
             Self::Given => true,
         }
     }
@@ -110,15 +113,13 @@ impl Item {
     /// Who of `systems` takes part in `round`.
     fn present(&self, systems: &[System], round: usize) -> Vec<System> {
         let takes_part = |system: &System| {
-            self.field.holds(*system)
-                && system.speaks(self.spec.tls)
-                && round < self.rounds.of(*system)
+            self.field.holds(*system) && self.spec.suits(*system) && round < self.rounds.of(*system)
         };
         systems.iter().copied().filter(takes_part).collect()
     }
 }
 
-/// The usual suite: about fourteen minutes, or less than two if `quick`.
+/// The usual suite: about fifteen minutes, or less than two if `quick`.
 pub fn usual(quick: bool, rounds: Option<usize>) -> Vec<Item> {
     let n = |usual| Rounds::all(rounds.unwrap_or(usual));
     // What is judged by its medians has at least five rounds; the rest is there to compare with.
@@ -138,6 +139,7 @@ pub fn usual(quick: bool, rounds: Option<usize>) -> Vec<Item> {
             item(Scenario::Disconnect, n(1), Field::Closest, with(200, 1.5)),
             item(Scenario::Steady, n(1), Field::Closest, https(Tls::Upstream, brief(1.0))),
             item(Scenario::Handshake, n(1), Field::Closest, brief(0.7)),
+            item(Scenario::Resume, n(1), Field::Own, with(100, 4.0)),
         ];
     }
     let many = Numbers { rate: Some(4.0), ..with(5000, 2.0) };
@@ -168,6 +170,8 @@ pub fn usual(quick: bool, rounds: Option<usize>) -> Vec<Item> {
         item(Scenario::Handshake, once(2), Field::Proxies, brief(1.0)),
         item(Scenario::Idle, n(1), Field::Proxies, https(Tls::Upstream, with(4000, 0.3))),
         item(Scenario::Idle, n(1), Field::Proxies, https(Tls::Both, with(4000, 0.3))),
+        item(Scenario::ResumeCost, judged(0), Field::Own, brief(2.0)),
+        item(Scenario::Resume, n(1), Field::Own, with(400, 8.0)),
         item(Scenario::Steady, n(1), Field::Light, few),
         item(Scenario::Idle, n(1), Field::Light, with(100, 0.5)),
     ]

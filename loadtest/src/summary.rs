@@ -1,7 +1,11 @@
 //! Medians and ratios over rounds.
 
-use crate::result::RunResult;
+use crate::frame::Fault;
+use crate::result::{Resumption, RunResult};
 use crate::systems::System;
+
+/// A figure of all rounds together.
+type OfAll = fn(&[&RunResult]) -> Option<f64>;
 
 /// One figure of a scenario.
 #[derive(Clone, Copy)]
@@ -16,6 +20,8 @@ pub struct Metric {
     /// A part of the value, as a share, that one round alone has too few of the kernel's ticks for:
     /// the median is multiplied by the share in all rounds together.
     share: Option<fn(&[&RunResult]) -> f64>,
+    /// A figure that is one of all rounds only.
+    whole: Option<OfAll>,
 }
 
 /// The peers that ratios are taken to.
@@ -26,7 +32,7 @@ const fn metric(
     digits: usize,
     value: fn(&RunResult) -> Option<f64>,
 ) -> Metric {
-    Metric { title, digits, value, headline: false, share: None }
+    Metric { title, digits, value, headline: false, share: None, whole: None }
 }
 
 const fn headline(
@@ -34,7 +40,7 @@ const fn headline(
     digits: usize,
     value: fn(&RunResult) -> Option<f64>,
 ) -> Metric {
-    Metric { title, digits, value, headline: true, share: None }
+    Metric { title, digits, value, headline: true, share: None, whole: None }
 }
 
 fn a_frame(result: &RunResult, nanos: f64) -> Option<f64> {
@@ -212,6 +218,84 @@ const SOAK: &[Metric] = &[
     AFTER,
 ];
 
+fn resumption(r: &RunResult, value: fn(&Resumption) -> u64) -> Option<f64> {
+    r.resumption.as_ref().map(|seen| value(seen) as f64)
+}
+
+/// Requests that reached the upstream beyond one for each stream.
+pub fn extra_requests(r: &RunResult) -> Option<f64> {
+    // Where nothing is in between, those who come back do so at the upstream.
+    let relay = r.system.is_some_and(System::is_millstream);
+    let streams = if r.left_all > 0 { r.left_all } else { r.connections as u64 };
+    relay.then_some(r.upstream_all as f64 - streams as f64)
+}
+
+/// The system's own code, of all rounds, with --resume and without it.
+pub fn resume_user(runs: &[&RunResult]) -> Option<[f64; 2]> {
+    let base: Vec<&RunResult> = runs.iter().filter_map(|run| run.base.as_deref()).collect();
+    Some([USER.median(runs)?, USER.median(&base)?])
+}
+
+const RESUME: &[Metric] = &[
+    metric("complete", 0, |r| Some(r.requests as f64)),
+    metric("of", 0, |r| Some(r.connections as f64)),
+    metric("gaps", 0, |r| Some(r.faults_of(Fault::Gap) as f64)),
+    metric("doubles", 0, |r| Some(r.faults_of(Fault::Duplicate) as f64)),
+    metric("extra upstream requests", 0, extra_requests),
+    metric("cuts", 0, |r| resumption(r, |seen| seen.cuts)),
+    metric("within a frame", 0, |r| resumption(r, |seen| seen.within_frame)),
+    metric("resets", 0, |r| resumption(r, |seen| seen.resets)),
+    metric("resumed", 0, |r| resumption(r, |seen| seen.resumed)),
+    metric("told over", 0, |r| resumption(r, |seen| seen.over)),
+    metric("on another worker", 0, |r| r.counted("resume_handovers")),
+    metric("resume p50 ms", 2, |r| r.resumption.as_ref()?.latency.as_ref().map(|l| l.p50)),
+    metric("p99 ms", 2, |r| r.resumption.as_ref()?.latency.as_ref().map(|l| l.p99)),
+    metric("max ms", 1, |r| r.resumption.as_ref()?.latency.as_ref().map(|l| l.max)),
+    metric("CPU µs/frame", 2, RunResult::cpu_per_frame),
+];
+const RESUME_COST: &[Metric] = &[
+    metric("CPU µs/frame without", 2, |r| r.base.as_ref().and_then(|one| one.cpu_per_frame())),
+    metric("with", 2, RunResult::cpu_per_frame),
+    metric("more", 2, |r| Some(r.cpu_per_frame()? - r.base.as_ref()?.cpu_per_frame()?)),
+    Metric {
+        whole: Some(|runs| resume_user(runs).map(|user| user[1])),
+        ..metric("user without", 2, |_| None)
+    },
+    Metric {
+        whole: Some(|runs| resume_user(runs).map(|user| user[0])),
+        ..metric("with", 2, |_| None)
+    },
+    Metric {
+        whole: Some(|runs| resume_user(runs).map(|user| user[0] - user[1])),
+        ..metric("more", 2, |_| None)
+    },
+    FRAMES,
+    metric("p50 ms without", 2, |r| r.base.as_ref()?.latency.as_ref().map(|l| l.p50)),
+    metric("with", 2, |r| r.latency.as_ref().map(|l| l.p50)),
+    metric("p99 ms without", 2, |r| r.base.as_ref()?.latency.as_ref().map(|l| l.p99)),
+    metric("with", 2, |r| r.latency.as_ref().map(|l| l.p99)),
+];
+const DETACHED: &[Metric] = &[
+    metric("left", 0, |r| Some(r.left_all as f64)),
+    metric("kept", 0, |r| r.gauged("kept_streams", 1)),
+    metric("KiB of frames kept", 0, |r| r.gauged("kept_bytes", 1).map(|bytes| bytes / 1024.0)),
+    metric("PSS B/stream", 0, |r| {
+        let [before, during, ..] = r.memory[..] else { return None };
+        (before.pss > 0.0 && r.left_all > 0).then(|| (during.pss - before.pss) / r.left_all as f64)
+    }),
+    metric("endless", 0, |r| Some(r.left as f64)),
+    metric("cancelled", 0, |r| Some(r.left_seen as f64)),
+    metric("p50 s", 2, |r| r.disconnect.as_ref().map(|l| l.p50 / 1e3)),
+    metric("max s", 2, |r| r.disconnect.as_ref().map(|l| l.max / 1e3)),
+    metric("extra upstream requests", 0, extra_requests),
+    metric("kept after", 0, |r| r.gauged("kept_streams", 2)),
+    metric("fds before", 0, |r| descriptors(r, 0)),
+    metric("after", 0, |r| descriptors(r, 2)),
+    BEFORE,
+    WITH,
+    AFTER,
+];
+
 /// The figures of the scenario with this name or label.
 pub fn metrics(scenario: &str) -> Vec<Metric> {
     let kind = scenario.split(' ').next().unwrap_or_default();
@@ -229,6 +313,9 @@ pub fn metrics(scenario: &str) -> Vec<Metric> {
         "disconnect" | "disconnect-silent" => DISCONNECT,
         "overload" => OVERLOAD,
         "soak" => SOAK,
+        "resume" => RESUME,
+        "resume-cost" => RESUME_COST,
+        "detached" => DETACHED,
         _ => STEADY,
     };
     own.to_vec()
@@ -249,6 +336,9 @@ impl Metric {
 
     /// Its median over runs.
     pub fn median(&self, runs: &[&RunResult]) -> Option<f64> {
+        if let Some(whole) = self.whole {
+            return whole(runs);
+        }
         let middle = median(runs.iter().filter_map(|run| (self.value)(run)).collect());
         middle.map(|value| value * self.share.map_or(1.0, |share| share(runs)))
     }

@@ -1,5 +1,6 @@
 //! The systems under test: started, pinned, found ready, stopped.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -13,6 +14,7 @@ use clap::ValueEnum;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
+use crate::frame::Form;
 use crate::tls::{NAME, Pki, Tls};
 use crate::{cores, sample};
 
@@ -146,16 +148,19 @@ impl System {
     /// passes TLS on too, but only from end to end; LiteLLM is left to plain loads.
     pub fn speaks(self, tls: Tls) -> bool {
         match self {
-            Self::Direct | Self::PumpEpoll | Self::PumpUring => matches!(tls, Tls::Off | Tls::Both),
+            _ if self.is_bare() => matches!(tls, Tls::Off | Tls::Both),
             Self::Litellm => tls == Tls::Off,
             _ => true,
         }
     }
 
-    /// Whether frames come out written anew. Those of the load are in OpenAI's words already, so
-    /// telling them in these changes no byte.
-    pub fn lenient(self) -> bool {
-        matches!(self, Self::Litellm | Self::MillstreamTokens)
+    /// How frames come out of it. Those of the load are in OpenAI's words already, so telling them
+    /// in these changes no byte.
+    pub fn form(self) -> Form {
+        match self {
+            Self::Litellm | Self::MillstreamTokens => Form::Rewritten,
+            _ => Form::AsSent,
+        }
     }
 
     /// Whether it reads the frames and tells them.
@@ -166,6 +171,11 @@ impl System {
     /// Whether it is the relay.
     pub fn is_millstream(self) -> bool {
         matches!(self, Self::Millstream | Self::MillstreamEpoll) || self.is_shaped()
+    }
+
+    /// Whether it passes TCP on as it comes, or is not there at all.
+    pub fn is_bare(self) -> bool {
+        matches!(self, Self::Direct | Self::PumpEpoll | Self::PumpUring)
     }
 
     fn program(self) -> &'static str {
@@ -254,7 +264,7 @@ impl Bench {
         let admin = (start.admin && relay).then(free_port).transpose()?;
         if relay {
             let at = admin.map_or_else(|| "off".into(), |admin| admin.to_string());
-            command.args(["--admin", &at]).args(&self.millstream_flags);
+            command.args(["--admin", &at]).args(start.relay_flags).args(&self.millstream_flags);
         }
         let log = File::create(dir.join("output.log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -279,6 +289,8 @@ pub struct Start<'a> {
     pub pki: Option<&'a Pki>,
     /// With the relay's admin listener.
     pub admin: bool,
+    /// The relay's flags beside the usual ones.
+    pub relay_flags: &'a [String],
 }
 
 /// Lines that hold in some cases only begin with one of these words.
@@ -381,6 +393,24 @@ fn arguments(
     Ok(())
 }
 
+/// Sums of the metrics about resuming, by name, without the relay's prefix.
+fn resume_metrics(text: &str) -> BTreeMap<String, f64> {
+    let mut sums = BTreeMap::new();
+    for line in text.lines() {
+        let Some((series, value)) = line.rsplit_once(' ') else { continue };
+        let name = series.split('{').next().unwrap_or_default();
+        let Some(name) = name.strip_prefix("millstream_") else { continue };
+        let name = name.strip_suffix("_total").unwrap_or(name);
+        let of_it = ["resume_", "kept_", "detached", "readers_"];
+        if let (true, Ok(value)) =
+            (of_it.iter().any(|start| name.starts_with(start)), value.parse::<f64>())
+        {
+            *sums.entry(name.to_owned()).or_default() += value;
+        }
+    }
+    sums
+}
+
 /// A port of 127.0.0.1 that nobody has just now.
 fn free_port() -> Result<SocketAddr> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).context("a free port")?;
@@ -409,19 +439,28 @@ impl Running {
         lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
     }
 
-    /// How many streams the relay's `/streams` lists.
-    pub fn listed_streams(&self) -> Option<usize> {
+    /// The body of what the relay's admin listener answers.
+    fn admin(&self, path: &str) -> Option<String> {
         let mut socket = TcpStream::connect(self.admin?).ok()?;
         socket.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        socket
-            .write_all(b"GET /streams HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n")
-            .ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).ok()?;
         let mut answer = Vec::new();
         // A read that fails for a connection kept open still leaves what came.
         let _ = socket.read_to_end(&mut answer);
         let text = String::from_utf8(answer).ok()?;
-        let list: Vec<serde_json::Value> =
-            serde_json::from_str(&text[text.find("\r\n\r\n")?..]).ok()?;
+        text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
+    }
+
+    /// What the relay's `/metrics` say of streams that can be resumed, summed over its workers;
+    /// nothing where it says nothing.
+    pub fn resume_metrics(&self) -> BTreeMap<String, f64> {
+        resume_metrics(&self.admin("/metrics").unwrap_or_default())
+    }
+
+    /// How many streams the relay's `/streams` lists.
+    pub fn listed_streams(&self) -> Option<usize> {
+        let list: Vec<serde_json::Value> = serde_json::from_str(&self.admin("/streams")?).ok()?;
         Some(list.len())
     }
 
@@ -484,6 +523,19 @@ mod tests {
                 assert_eq!(filled.contains(".pem"), https, "{name} {tls:?}");
             }
         }
+    }
+
+    #[test]
+    fn metrics_are_summed_over_workers() {
+        let text = "# HELP millstream_kept_streams Streams kept\n\
+            millstream_kept_streams{worker=\"0\"} 2\n\
+            millstream_kept_streams{worker=\"1\"} 3\n\
+            millstream_resume_handovers_total{worker=\"0\"} 7\n\
+            millstream_resumes_total{worker=\"0\"} 9\n\
+            # EOF\n";
+        let sums: Vec<(String, f64)> = resume_metrics(text).into_iter().collect();
+        let wanted = [("kept_streams", 5.0), ("resume_handovers", 7.0)];
+        assert_eq!(sums, wanted.map(|(name, value)| (name.to_owned(), value)));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::machine::Machine;
 use crate::result::RunResult;
 use crate::summary::{BASES, Metric, TRUST, by_system, metrics, scenarios, shaping_costs};
 use crate::systems::System;
+use crate::verdict::checks;
 
 /// A table's cells, its head first.
 pub type Cells = Vec<Vec<String>>;
@@ -64,7 +65,7 @@ pub fn remarks(results: &[RunResult], scenario: &str) -> Vec<String> {
                 seen.insert(format!("{system}: round {}: {fault} × {count}", run.round));
             }
             let others: Vec<String> = (run.statuses.iter())
-                .filter(|(status, _)| **status != 200)
+                .filter(|(status, _)| **status != 200 && **status != 204)
                 .map(|(status, count)| format!("{status} × {count}"))
                 .collect();
             if !others.is_empty() {
@@ -100,10 +101,13 @@ pub fn text(machine: &Machine, results: &[RunResult]) -> String {
         for remark in remarks(results, scenario) {
             let _ = writeln!(out, "  ! {remark}");
         }
+        for check in checks(results, scenario) {
+            let _ = writeln!(out, "  {check}");
+        }
     }
     let took: f64 = results.iter().map(|run| run.took_seconds).sum();
     if took > 0.0 {
-        let _ = writeln!(out, "\n{} runs took {:.1} minutes", results.len(), took / 60.0);
+        let _ = writeln!(out, "\nRuns: {}, in {:.1} minutes", results.len(), took / 60.0);
     }
     out
 }

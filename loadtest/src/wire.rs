@@ -29,6 +29,8 @@ pub struct Decoder {
     pub status: u16,
     /// Whether the connection may carry another exchange.
     pub keep: bool,
+    /// The `X-Stream-Id` of a stream that can be resumed.
+    pub stream: Option<String>,
     head: Vec<u8>,
     body: Body,
 }
@@ -48,7 +50,7 @@ pub enum Part<'a> {
 
 impl Default for Decoder {
     fn default() -> Self {
-        Self { status: 0, keep: true, head: Vec::new(), body: Body::Done }
+        Self { status: 0, keep: true, stream: None, head: Vec::new(), body: Body::Done }
     }
 }
 
@@ -140,11 +142,17 @@ impl Decoder {
         let start = lines.next()?;
         self.status = start.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok()?;
         self.keep = start.starts_with("HTTP/1.1");
-        self.body = Body::UntilClose;
+        // No content, whatever the fields say.
+        let bare = self.status == 204 || self.status == 304;
+        self.body = if bare { Body::Done } else { Body::UntilClose };
         for line in lines {
             let Some((name, value)) = line.split_once(':') else { continue };
             let value = value.trim();
-            if name.eq_ignore_ascii_case("transfer-encoding") {
+            if name.eq_ignore_ascii_case("x-stream-id") {
+                self.stream = Some(value.to_owned());
+            } else if bare {
+                self.keep &= !value.eq_ignore_ascii_case("close");
+            } else if name.eq_ignore_ascii_case("transfer-encoding") {
                 self.body = Body::Size { value: 0, extension: false };
             } else if name.eq_ignore_ascii_case("content-length") {
                 let length = value.parse().ok()?;
@@ -187,6 +195,15 @@ mod tests {
         }
         let single: Vec<&[u8]> = CHUNKED.chunks(1).collect();
         assert_eq!(decode(&single).expect("valid").1, b"abc0123456789");
+    }
+
+    #[test]
+    fn no_content_is_over_at_its_head_and_a_streams_name_is_read() {
+        let mut input = &b"HTTP/1.1 204 No Content\r\nX-Stream-Id: s.0.1\r\n\r\n"[..];
+        let mut decoder = Decoder::default();
+        assert_eq!(decoder.next(&mut input), Ok(Part::Head));
+        assert!(decoder.done() && decoder.keep && input.is_empty());
+        assert_eq!(decoder.stream.as_deref(), Some("s.0.1"));
     }
 
     #[test]

@@ -120,6 +120,19 @@ fn soak_counts_what_it_was_to_do_and_leaves_nothing() {
 }
 
 #[test]
+fn streams_that_are_cut_are_whole_in_the_end() {
+    // The origin resumes; what is between passes TCP on.
+    let numbers = ["resume", "--streams", "20", "--rate", "100", "--seconds", "3", "--seed", "5"];
+    for result in run("resume", &numbers).results {
+        let seen = result.resumption.as_ref().expect("cut");
+        assert_eq!((result.requests, result.connections), (20, 20), "{:?}", result.system);
+        assert_eq!((seen.unasked, seen.over), (0, 20), "{:?}", result.system);
+        assert!(seen.cuts > 0 && seen.within_frame > 0, "{seen:?}");
+        assert!(seen.resumed + seen.over > seen.cuts / 2, "{seen:?}");
+    }
+}
+
+#[test]
 fn mixtures_and_overload_run() {
     for result in run("mixed", &["mixed", "--streams", "10", "--seconds", "0.2"]).results {
         assert!(result.by_group.values().filter(|frames| **frames > 0).count() >= 3);

@@ -1,5 +1,7 @@
 //! The loop of one generator thread.
 
+mod resume;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
@@ -14,7 +16,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::{Control, Group, GroupStats, IDS, Reading};
 use crate::clock;
-use crate::frame::{Checker, Fault, Template};
+use crate::frame::{Checker, Fault, Form, Template};
 use crate::origin::Shared;
 use crate::shape::Shape;
 use crate::transport::Transport;
@@ -25,12 +27,13 @@ const READ: usize = 256 << 10;
 /// Slow readers read so often a second, or less often where that would be less than a byte.
 const SLOW_TURNS: u64 = 10;
 
-/// One request and its response.
+/// One request and its response; of a stream that is resumed, the one at hand.
 struct Exchange {
     id: u32,
     asked: u64,
     decoder: Decoder,
     checker: Checker,
+    cuts: Option<resume::Course>,
 }
 
 struct Conn {
@@ -55,6 +58,7 @@ enum Due {
     Open,
     Leave,
     Read,
+    Cut,
 }
 
 struct Driver<'a> {
@@ -70,8 +74,8 @@ struct Driver<'a> {
     conns: Vec<Option<Conn>>,
     free: Vec<usize>,
     timers: BinaryHeap<Reverse<(u64, Due, usize, u32)>>,
-    /// Groups whose connection is to be opened anew.
-    reopen: VecDeque<usize>,
+    /// Groups whose connection is to be opened anew, some for a stream that goes on.
+    reopen: VecDeque<(usize, Option<Exchange>)>,
     stats: Vec<GroupStats>,
     /// Connections to be counted live that are not yet.
     unseen: Vec<usize>,
@@ -134,7 +138,7 @@ impl Driver<'_> {
             }
             for number in (part..group.connections).step_by(parts) {
                 let due = begin + ramp * number as u64 / group.connections as u64;
-                self.timers.push(Reverse((due, Due::Open, at, 0)));
+                self.timers.push(Reverse((due, Due::Open, at, number as u32)));
                 self.unseen[at] += 1;
             }
         }
@@ -172,9 +176,12 @@ impl Driver<'_> {
             }
             self.fire(finish, &mut input);
             for _ in 0..self.reopen.len() {
-                let Some(group) = self.reopen.pop_front() else { break };
+                let Some((group, exchange)) = self.reopen.pop_front() else { break };
                 if !finish {
-                    self.open(group);
+                    let exchange = exchange.unwrap_or_else(|| self.exchange(group, 0));
+                    self.open(group, exchange);
+                } else if exchange.is_some() {
+                    self.stats[group].fault(Fault::Stuck);
                 }
             }
         }
@@ -200,7 +207,7 @@ impl Driver<'_> {
             self.timers.pop();
             if what == Due::Open {
                 if !finish {
-                    self.open(at);
+                    self.open(at, self.exchange(at, serial));
                 }
                 continue;
             }
@@ -209,12 +216,13 @@ impl Driver<'_> {
             }
             match what {
                 Due::Leave => self.leave(at),
+                Due::Cut => self.cut_due(at),
                 _ => self.read_slowly(at, serial, now, input),
             }
         }
     }
 
-    fn open(&mut self, group: usize) {
+    fn open(&mut self, group: usize, exchange: Exchange) {
         let Ok(socket) = self.connect(&self.groups[group]) else {
             return self.lost(group, Fault::Connect);
         };
@@ -238,7 +246,7 @@ impl Driver<'_> {
             group,
             connected: false,
             blocked: false,
-            exchange: self.exchange(group),
+            exchange,
             unsent: Vec::new(),
             leaving: false,
             serial: self.serial,
@@ -268,13 +276,17 @@ impl Driver<'_> {
         Ok(socket.into())
     }
 
-    fn exchange(&self, group: usize) -> Exchange {
+    /// A new request of a group, the group's connection number `number`.
+    fn exchange(&self, group: usize, number: u32) -> Exchange {
         let id = IDS.fetch_add(1, Relaxed);
+        let group = &self.groups[group];
+        let checker = Checker::new(id, group.form);
         Exchange {
             id,
             asked: clock::now(),
             decoder: Decoder::default(),
-            checker: Checker::new(id, self.groups[group].lenient),
+            checker: if group.cuts.is_some() { checker.paced(group.shape.rate) } else { checker },
+            cuts: group.cuts.map(|cuts| resume::Course::new(cuts, number)),
         }
     }
 
@@ -306,6 +318,7 @@ impl Driver<'_> {
 
     fn fail(&mut self, at: usize, fault: Fault) {
         if let Some(conn) = self.drop_conn(at) {
+            let Some(conn) = self.come_back_unasked(conn, fault) else { return };
             let silent = conn.exchange.decoder.status == 0 && fault == Fault::Cut;
             self.lost(conn.group, if silent { Fault::Unanswered } else { fault });
         }
@@ -331,7 +344,7 @@ impl Driver<'_> {
             self.stats[group].left.push((id, now));
         }
         if self.count_off(group) && self.groups[group].again {
-            self.reopen.push_back(group);
+            self.reopen.push_back((group, None));
         }
     }
 
@@ -345,8 +358,9 @@ impl Driver<'_> {
             }
             conn.connected = true;
             conn.blocked = true; // told so by `open`
-            let request = request_text(&self.groups[conn.group], conn.exchange.id);
+            let request = request_text(&self.groups[conn.group], &conn.exchange);
             let settled = !conn.shaking;
+            self.asking(at);
             self.ask(at, &request);
             if settled {
                 self.slow_down(at);
@@ -421,6 +435,9 @@ impl Driver<'_> {
 
     fn read(&mut self, at: usize, input: &mut [u8]) {
         for _ in 0..4 {
+            if self.bites(at) {
+                return self.read_and_cut(at, input);
+            }
             let Some(received) = self.receive(at, input, usize::MAX) else { return };
             match received {
                 Ok(0) => return self.end_of_connection(at),
@@ -487,6 +504,9 @@ impl Driver<'_> {
             }
         };
         let exchange = &mut conn.exchange;
+        if let Some(course) = exchange.cuts.as_mut() {
+            course.answered(now, &mut stats.resumes);
+        }
         let mut headed = false;
         while !input.is_empty() && outcome == Ok(false) {
             outcome = match exchange.decoder.next(&mut input) {
@@ -537,6 +557,7 @@ impl Driver<'_> {
             self.unseen[conn.group] -= 1;
             self.control.live.fetch_add(1, Relaxed);
         }
+        self.resumable(at, now);
     }
 
     fn plan_leave(&mut self, at: usize, now: u64) {
@@ -555,9 +576,15 @@ impl Driver<'_> {
         let Some(conn) = self.conns[at].as_mut() else { return };
         let (index, exchange) = (conn.group, &conn.exchange);
         let (group, stats) = (&self.groups[index], &mut self.stats[index]);
-        let good = exchange.decoder.status == 200;
+        if let Some(fault) = resume::refusal(exchange) {
+            return self.fail(at, fault);
+        }
+        let good = exchange.decoder.status == 200 || exchange.cuts.is_some();
         if good && !exchange.checker.complete(group.shape.frames) {
             return self.fail(at, Fault::Truncated);
+        }
+        if good && exchange.cuts.is_some() && exchange.decoder.status == 200 {
+            return self.come_back_once_more(at);
         }
         if good {
             stats.requests += 1;
@@ -576,8 +603,8 @@ impl Driver<'_> {
         if !self.count_off(index) || !more || self.finishing() {
             self.drop_conn(at);
         } else if keep {
-            let next = self.exchange(index);
-            let request = request_text(&self.groups[index], next.id);
+            let next = self.exchange(index, 0);
+            let request = request_text(&self.groups[index], &next);
             if let Some(conn) = self.conns[at].as_mut() {
                 conn.exchange = next;
                 conn.leaving = false;
@@ -585,7 +612,7 @@ impl Driver<'_> {
             self.ask(at, &request);
         } else {
             self.drop_conn(at);
-            self.reopen.push_back(index);
+            self.reopen.push_back((index, None));
         }
     }
 }
@@ -601,18 +628,22 @@ fn fault_of(error: &io::Error) -> Fault {
 /// EINPROGRESS.
 const IN_PROGRESS: i32 = rustix::io::Errno::INPROGRESS.raw_os_error();
 
-/// A chat request as SDKs send it, the stream's shape in its query and in the model's name.
-fn request_text(group: &Group, id: u32) -> Vec<u8> {
-    let shape = Shape { id, ..group.shape.clone() };
-    let model = if group.lenient { format!("openai/{shape}") } else { "m".into() };
+/// A chat request as SDKs send it, the stream's shape in its query or, for a gateway that drops
+/// that, in the model's name.
+fn request_text(group: &Group, exchange: &Exchange) -> Vec<u8> {
+    let shape = Shape { id: exchange.id, ..group.shape.clone() };
+    let named = group.form == Form::Rewritten;
+    let model = if named { format!("openai/{shape}") } else { "m".into() };
     let body = format!(
         r#"{{"model":"{model}","stream":true,"messages":[{{"role":"user","content":"hello"}}]}}"#
     );
-    let query = if group.lenient { String::new() } else { format!("?{shape}") };
+    let query = if named { String::new() } else { format!("?{shape}") };
+    let last = exchange.cuts.as_ref().and_then(|_| exchange.checker.last_event_id());
+    let last = last.map_or_else(String::new, |id| format!("Last-Event-ID: {id}\r\n"));
     format!(
         "POST /v1/chat/completions{query} HTTP/1.1\r\nHost: loadtest\r\n\
          Content-Type: application/json\r\nAccept: text/event-stream\r\n\
-         Authorization: Bearer sk-loadtest\r\nContent-Length: {}\r\n\r\n{body}",
+         Authorization: Bearer sk-loadtest\r\n{last}Content-Length: {}\r\n\r\n{body}",
         body.len()
     )
     .into_bytes()

@@ -9,10 +9,11 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub use stats::{GroupStats, Hist};
+pub use stats::{GroupStats, Hist, Resumes};
 
 use rustls::ClientConfig;
 
+use crate::frame::Form;
 use crate::origin::Shared;
 use crate::shape::Shape;
 use crate::{clock, cores, sample};
@@ -32,6 +33,15 @@ pub enum Reading {
     },
 }
 
+/// How streams that can be resumed are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cuts {
+    /// Between a request and the cut of its connection, on average.
+    pub every: Duration,
+    /// Repeats the draws.
+    pub seed: u64,
+}
+
 /// Connections that do the same.
 #[derive(Clone, Debug)]
 pub struct Group {
@@ -47,8 +57,10 @@ pub struct Group {
     pub fresh: bool,
     /// Leave this long after the first frame, spread evenly over the range.
     pub leave: Option<(Duration, Duration)>,
-    /// Frames are expected written anew around the stamp.
-    pub lenient: bool,
+    /// How frames are expected to arrive.
+    pub form: Form,
+    /// Cut each connection at random and come back, until the stream has ended.
+    pub cuts: Option<Cuts>,
     /// How they read.
     pub reading: Reading,
     /// The connections are opened evenly over this time.
@@ -69,7 +81,8 @@ impl Group {
             again: false,
             fresh: false,
             leave: None,
-            lenient: false,
+            form: Form::AsSent,
+            cuts: None,
             reading: Reading::Eager,
             ramp: Duration::ZERO,
             cut: false,

@@ -33,6 +33,40 @@ impl Hist {
     }
 }
 
+/// Streams that were cut and came back.
+#[derive(Clone, Debug, Default)]
+pub struct Resumes {
+    /// Connections cut by the client.
+    pub cuts: u64,
+    /// Those cut within a frame.
+    pub within_frame: u64,
+    /// Those ended with a reset rather than a FIN.
+    pub resets: u64,
+    /// Connections that were not cut by the client and ended before their stream.
+    pub unasked: u64,
+    /// Requests to go on that were answered with the rest of the stream.
+    pub resumed: u64,
+    /// Those that were told the stream is over.
+    pub over: u64,
+    /// Request to the first byte of the answer.
+    pub latency: Hist,
+    /// The first frame that was not as it should be.
+    pub odd: Option<String>,
+}
+
+impl Resumes {
+    fn merge(&mut self, other: Self) {
+        self.cuts += other.cuts;
+        self.within_frame += other.within_frame;
+        self.resets += other.resets;
+        self.unasked += other.unasked;
+        self.resumed += other.resumed;
+        self.over += other.over;
+        self.latency.merge(&other.latency);
+        self.odd = self.odd.take().or(other.odd);
+    }
+}
+
 /// What one group saw.
 #[derive(Clone, Debug, Default)]
 pub struct GroupStats {
@@ -66,6 +100,8 @@ pub struct GroupStats {
     pub statuses: BTreeMap<u16, u64>,
     /// What went wrong.
     pub faults: BTreeMap<Fault, u64>,
+    /// What became of streams that were cut and came back.
+    pub resumes: Resumes,
     /// When which stream was left.
     pub left: Vec<(u32, u64)>,
     /// Frames in the window of each connection that was there at the end.
@@ -97,6 +133,7 @@ impl GroupStats {
         for (fault, count) in other.faults {
             *self.faults.entry(fault).or_default() += count;
         }
+        self.resumes.merge(other.resumes);
         self.left.extend(other.left);
         self.last_end = self.last_end.max(other.last_end);
     }

@@ -11,6 +11,7 @@ use crate::suite::Findings;
 use crate::summary::{by_system, median, metrics, scenarios, user_share};
 use crate::systems::System;
 use crate::table::{cells, remarks};
+use crate::verdict::checks;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -127,6 +128,16 @@ fn level_chart(rows: &Rows<'_>) -> String {
     )
 }
 
+fn resume_cost_charts(rows: &Rows<'_>) -> Vec<String> {
+    let about = "CPU per frame, µs; nobody resumes.";
+    let without = bars(rows, SPLIT, 2, |runs| {
+        let base: Vec<_> = runs.iter().filter_map(|run| run.base.as_deref()).collect();
+        cpu_parts(&base, |run| run.frames)
+    });
+    let with = bars(rows, SPLIT, 2, |runs| cpu_parts(runs, |run| run.frames));
+    vec![card("Without --resume", about, &without), card("With --resume", about, &with)]
+}
+
 /// The charts of one scenario.
 fn charts(scenario: &str, rows: &Rows<'_>) -> Vec<String> {
     let curves = |latency: fn(&RunResult) -> Option<&Latency>| {
@@ -136,6 +147,7 @@ fn charts(scenario: &str, rows: &Rows<'_>) -> Vec<String> {
             .collect();
         let of = match kind(scenario) {
             "disconnect" | "disconnect-silent" => "across: time; up: per cent of those who left",
+            "resume" => "across: request to first byte; up: per cent of those who came back",
             _ => "across: scheduled send to receive; up: per cent of frames",
         };
         distribution(&curves, of)
@@ -185,6 +197,11 @@ fn charts(scenario: &str, rows: &Rows<'_>) -> Vec<String> {
                 &curves(|run| run.disconnect.as_ref()),
             )]
         }
+        "resume" => {
+            let curves = curves(|run| run.resumption.as_ref()?.latency.as_ref());
+            vec![card("Coming back to a stream", "Left is better.", &curves)]
+        }
+        "resume-cost" => resume_cost_charts(rows),
         _ => vec![],
     }
 }
@@ -202,7 +219,8 @@ fn table(results: &[RunResult], scenario: &str) -> String {
         out += "</tr>";
     }
     out += "</table></div>";
-    let remarks = remarks(results, scenario);
+    let mut remarks = remarks(results, scenario);
+    remarks.extend(checks(results, scenario).iter().map(ToString::to_string));
     if !remarks.is_empty() {
         out += "<ul>";
         for remark in remarks {
