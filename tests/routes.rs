@@ -4,6 +4,8 @@
 mod failures;
 #[path = "routes/files.rs"]
 mod files;
+#[path = "routes/kept.rs"]
+mod kept;
 mod support;
 #[path = "routes/told.rs"]
 mod told;

@@ -141,7 +141,8 @@ pub(super) fn resolve(core: &Core, head: &RequestHead, known: Dialect) -> Result
         let body_read = !has_body;
         Unrouted::Refused(Box::new(Refusal { status, outcome, message, body_read, fields }))
     };
-    let named = if core.resume.is_some() { request::named(head) } else { Named::Nothing };
+    let may = core.resume.is_some() && COMING_BACK.contains(&head.method());
+    let named = if may { request::named(head) } else { Named::Nothing };
     let again = find_again(core, head, named);
     let again = again.map(|number| Found::Route(number, Captured::default()));
     let (number, captured) = match again.unwrap_or_else(|| core.router.find(head, head.method())) {
@@ -178,7 +179,7 @@ pub(super) fn resolve(core: &Core, head: &RequestHead, known: Dialect) -> Result
 /// and path, by whatever method, if the stream is one of its own. An `EventSource` comes back by GET
 /// to what began with POST, and DELETE cancels it.
 fn find_again(core: &Core, head: &RequestHead, named: Named) -> Option<usize> {
-    if named == Named::Nothing || !COMING_BACK.contains(&head.method()) {
+    if named == Named::Nothing {
         return None;
     }
     let own = core.resume.as_ref()?.route_of(named);

@@ -494,3 +494,35 @@ fn a_client_that_does_not_trust_us_is_told_of_with_the_mend() {
     let said = relay.said();
     assert!(said.contains("--tls-cert") && said.matches("handshake failed").count() == 1, "{said}");
 }
+
+#[test]
+fn a_kept_stream_is_found_by_https_on_whatever_worker_its_client_lands() {
+    let (folder, authority, mock) = (Folder::new(), Authority::new(), mock());
+    let ca = authority.file(&folder);
+    let issued = authority.issue(&folder, "relay", &["relay.test"]);
+    for io in drivers() {
+        let server = relay(mock, io, &(shown(&issued) + "--resume --workers 2"));
+        for version in [&version::TLS13, &version::TLS12] {
+            let config = client_config(&ca, &[version]);
+            let client = || client(server.addresses[0], &config, "relay.test");
+            let whole = ask_over(&mut client(), &chat("/v1/chat/completions", ""));
+            let whole = whole.expect("an answer");
+            let name = whole.head.field("x-stream-id").expect("a name");
+            let name = String::from_utf8_lossy(name).into_owned();
+            for _ in 0..20 {
+                let mut client = client();
+                // Twice on one connection: it stays usable where it has gone.
+                for _ in 0..2 {
+                    let field = format!("Last-Event-ID: {name}\r\n");
+                    let again = ask_over(&mut client, &chat("/v1/chat/completions", &field));
+                    let again = again.expect("an answer");
+                    assert!(again.whole);
+                    assert_eq!(again.body, whole.body);
+                }
+            }
+        }
+        let handed = server.metrics.iter().map(|m| m.resume_handovers.get()).sum::<u64>();
+        assert!((1..80).contains(&handed), "{handed}");
+        stop(server);
+    }
+}
