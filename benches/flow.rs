@@ -11,12 +11,15 @@
 mod queue;
 
 use std::hint::black_box;
+use std::io::IoSlice;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use millstream::dialect::Dialect;
+use millstream::flow::replay::{Framing, Limits, Lines, Log, UpstreamIds};
 use millstream::flow::stream::{Marks, Outgoing, Stream};
 use millstream::http1::body::BodyDecoder;
 use millstream::http1::head::BodyFraming;
+use millstream::sse::sequence::{Epoch, StreamId};
 use queue::put;
 
 const MARKS: Marks = Marks { high: 256 << 10, low: 64 << 10, frame_max: 8 << 20 };
@@ -49,5 +52,42 @@ fn flow(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, flow);
+/// A frame into the log of a stream that is kept, and out of it with its number.
+fn log(criterion: &mut Criterion) {
+    let frame = format!("data: {{\"x\":\"{}\"}}\n\n", "y".repeat(192)).into_bytes();
+    let limits =
+        Limits { bytes_max: 1 << 20, high: 256 << 10, low: 128 << 10, frame_max: 512 << 10 };
+    let name = StreamId { slot: 1, secret: [7; 14], core: 0, epoch: Epoch::new([1; 6]) }.text();
+    let how = (&name, Framing::Chunked);
+    let mut group = criterion.benchmark_group("log");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("a frame kept and sent", |b| {
+        let mut log = Log::new(limits, UpstreamIds::Comment);
+        let reader = log.attach(0).expect("from the start");
+        b.iter(|| {
+            log.feed(black_box(&frame)).expect("fits");
+            let (mut lines, mut slices) = (Lines::<1>::default(), [IoSlice::new(&[]); 3]);
+            let used = log.gather(reader, how, &mut lines, &mut slices);
+            let n = black_box(&slices[..used]).iter().map(|slice| slice.len()).sum::<usize>();
+            assert_eq!(log.sent(reader, how, n), 1);
+        });
+    });
+    group.throughput(Throughput::Elements(31));
+    group.bench_function("31 frames kept and sent", |b| {
+        let mut log = Log::new(limits, UpstreamIds::Comment);
+        let reader = log.attach(0).expect("from the start");
+        let frames = frame.repeat(31);
+        b.iter(|| {
+            log.feed(black_box(&frames)).expect("fits");
+            let mut lines = Lines::<31>::default();
+            let mut slices = [IoSlice::new(&[]); 63];
+            let used = log.gather(reader, how, &mut lines, &mut slices);
+            let n = black_box(&slices[..used]).iter().map(|slice| slice.len()).sum::<usize>();
+            assert_eq!(log.sent(reader, how, n), 31);
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, flow, log);
 criterion_main!(benches);

@@ -5,8 +5,9 @@
 //! the request but its head has been looked at; from there on the owner serves it as if it had come
 //! there, further requests too.
 //!
-//! The other way, reading the log across, would cost every frame of such a client a lock and a
-//! wake of another thread: about 5 µs a frame, against some 30 µs a reconnect (loadtest/NOTES.md).
+//! The other way, reading the log across, would cost each frame of such a client the wake of another
+//! core's thread, which is what handing over a connection costs once: there and back 49 µs, both
+//! (`benches/handover.rs`, two virtual EPYC cores).
 
 use std::collections::VecDeque;
 use std::io;
