@@ -59,3 +59,8 @@ fn shape() {
 fn json() {
     replay("json", checks::json::check);
 }
+
+#[test]
+fn kept() {
+    replay("kept", checks::kept::check);
+}

@@ -8,6 +8,7 @@ pub mod chunked;
 pub mod exchange;
 pub mod head;
 pub mod json;
+pub mod kept;
 pub mod naive;
 pub mod records;
 pub mod scanner;

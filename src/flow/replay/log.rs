@@ -323,6 +323,10 @@ impl Log {
         } else {
             ids::write(frame, upstream_ids, &mut out[HEADER_BYTES..])
         };
+        if len == 0 {
+            // A line with an id was all there was of it. As a chunk it would end the body.
+            return;
+        }
         if cut {
             out[HEADER_BYTES + len] = b'\n';
             len += 1;

@@ -82,6 +82,16 @@ fn every_cut_of_input_and_output_brings_the_same_numbered_frames() {
 }
 
 #[test]
+fn a_rest_of_which_nothing_is_left_is_no_chunk_of_no_bytes() {
+    let mut log = Log::new(limits(16 * 1024), UpstreamIds::Drop);
+    let key = log.attach(0).expect("from the start");
+    log.feed(b"data: a\n\nid: 7").expect("short");
+    log.finish(true);
+    let sent = drained(&mut log, key, Framing::Chunked, usize::MAX);
+    assert_eq!(String::from_utf8(sent), Ok(chunk(&numbered(&["data: a\n\n"], 1))));
+}
+
+#[test]
 fn a_reader_goes_on_behind_any_frame_and_nowhere_else() {
     let mut log = log(16 * 1024);
     let frames: Vec<String> = (1..=50).map(|n| format!("data: {n}\n\n")).collect();
