@@ -37,7 +37,7 @@ export async function* resumable(url, { headers, body },
         [tries, retry] = [0, Number(event.retry) || retry];
         id &&= event.id ?? id; // Without a stream's name it is the provider's own.
         if ("data" in event) yield event;
-        if (isLast(event)) return;
+        if (isLast(event) || signal.aborted) return;
       }
     } catch (error) {
       if (signal.aborted) return;

@@ -83,12 +83,14 @@ fn plan(args: &DemoArgs, upstream: &str, descriptors: u64) -> Result<Plan, Strin
     let environment = |name: &str| (name == "UPSTREAM").then(|| upstream.to_owned());
     let mut plan = Plan::from_args(&serve, descriptors, cores)?;
     plan.file = Some(EXAMPLES.map(|(name, _)| name).join(" and ").into());
+    let kept = plan.routes.first().and_then(|all| all.exchange.resume.clone());
     for file in EXAMPLES {
         let example = Plan::from_text(file, &environment, &serve, descriptors, cores)?;
         let first = plan.upstreams.len();
         plan.upstreams.extend(example.upstreams);
         plan.routes.extend(example.routes.into_iter().map(|mut route| {
             route.upstream += first;
+            route.exchange.resume = kept.clone();
             route
         }));
     }
@@ -116,6 +118,7 @@ mod tests {
         let retries: Vec<_> =
             plan.routes.iter().map(|route| route.exchange.retry.retries).collect();
         assert_eq!(retries, [2, 3, 2]);
+        assert!(plan.routes.iter().all(|route| route.exchange.resume.is_some()));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 // pages, asking from another origin.
 
 import { readFile } from "node:fs/promises";
-import { RELAY, check, stats, within } from "./checks.mjs";
+import { RELAY, check, stats, throws, within } from "./checks.mjs";
 import { withBrowser } from "./browser.mjs";
 import { CuttingProxy } from "./cutting.mjs";
 import { ASK, chunks, inOrder, readsThrough, same } from "./dropped.mjs";
@@ -26,7 +26,7 @@ const byEventSource = url => new Promise(over => {
 // Runs in the page: all events by the example, from `id` on.
 const byExample = async ({ url, id = "" }) => {
   const { resumable } = await import("/example/resume.mjs");
-  const init = { headers: { "Content-Type": "application/json" }, body: '{"prompt":"hi"}' };
+  const init = { headers: { "Content-Type": "application/json" }, body: "{}" };
   const all = [], ids = [];
   const options = { id, isLast: ({ data }) => data === "[DONE]" };
   for await (const { data, id } of resumable(url, init, options)) {
@@ -36,20 +36,15 @@ const byExample = async ({ url, id = "" }) => {
   return { all, ids };
 };
 
-// Runs in the page: some events by the example, then it is cancelled.
+// Runs in the page: some events by the example, then it is cancelled; gives their ids.
 const cancelled = async url => {
   const { resumable } = await import("/example/resume.mjs");
   const stop = new AbortController(), seen = [];
-  const init = { headers: { "Content-Type": "application/json" }, body: '{"prompt":"hi"}' };
+  const init = { headers: { "Content-Type": "application/json" }, body: "{}" };
   for await (const { id } of resumable(url, init, { signal: stop.signal })) {
     if (seen.push(id) === 3) stop.abort();
   }
-  try {
-    for await (const { id } of resumable(url, init, { id: seen.at(-1) })) seen.push(id);
-  } catch ({ message }) {
-    return { seen, message };
-  }
-  return { seen };
+  return seen;
 };
 
 await withBrowser(async browser => {
@@ -87,8 +82,10 @@ await withBrowser(async browser => {
   check("a second tab has all of it from its name", same(second.all, chunks) && same(second.ids, ids));
 
   const { aborted } = await stats();
-  const left = await page.evaluate(cancelled, `${RELAY}/ask?prompt=hi&mock_tokens=2000&mock_rate=20`);
-  check("example: cancelled, here and upstream", left.seen.length === 3
-    && left.message === "the answer is no longer kept"
-    && await within(async () => (await stats()).aborted === aborted + 1), left);
+  const url = `${RELAY}/ask?prompt=hi&mock_tokens=2000&mock_rate=20`;
+  const seen = await page.evaluate(cancelled, url);
+  check("example: cancelled, here and upstream", seen.length === 3
+    && await within(async () => (await stats()).aborted === aborted + 1), seen);
+  await throws("example: says that it is no longer kept", Error, "the answer is no longer kept",
+    () => page.evaluate(byExample, { url, id: seen.at(-1) }));
 });
