@@ -131,11 +131,14 @@ fn examples_serve() {
             "event:result",
         ),
         ("vllm-pair", "/v1/chat/completions", "{\"stream\":true}", "[DONE]"),
+        ("resume", "/chat", "{\"messages\":[]}", "\nevent: done\n"),
     ] {
         let upstream = format!("http://{}", mock());
-        let served = Served::start(name, "", &["--upstream", &upstream]);
+        let served = Served::start(name, &upstream, &["--upstream", &upstream]);
         let fields = "Content-Type: application/json\r\n";
         let got = got(served.addr, &format!("POST {path}"), fields, body);
         assert!(got.whole && got.text().contains(has), "{name}: {}", got.text());
+        let named = got.head.field("x-stream-id").is_some();
+        assert_eq!(named, name == "resume", "{name}");
     }
 }
