@@ -46,9 +46,10 @@ def leave():
 
 
 def ends_badly(name, answers, status, code):
-    """The last answer is the error, and what came before it is not."""
+    """The last answer is the error, with one of these codes, and what came before it is not. Of a
+    refusal the older SDKs do not read the code."""
     *before, last = answers
-    check(name, last.status_code == status and last.code == code
+    check(name, last.status_code == status and last.code in code
           and all(answer.status_code == 200 for answer in before), last)
 
 
@@ -61,11 +62,11 @@ check("generation, whole text each time", list(stream(incremental=False))[-1].ou
 check("generation, async", text_of(asyncio.run(aio_stream())) == text)
 sees_heartbeat("generation through a silence", lambda: text_of(stream(**SILENCE)) == text)
 CUT = {"X-Mock-Truncate": "900"}
-ends_badly("a cut stream ends in an error", stream(**CUT), 502, "upstream_truncated")
+ends_badly("a cut stream ends in an error", stream(**CUT), 502, ["upstream_truncated"])
 ends_badly("a cut stream ends in an error, async", asyncio.run(aio_stream(**CUT)), 502,
-           "upstream_truncated")
-ends_badly("the provider's own error", stream(**{"X-Mock-Error-At": "4"}), 529, "overloaded")
-ends_badly("429", stream(**{"X-Mock-Status": "429"}), 429, None)
+           ["upstream_truncated"])
+ends_badly("the provider's own error", stream(**{"X-Mock-Error-At": "4"}), 529, ["overloaded"])
+ends_badly("429", stream(**{"X-Mock-Status": "429"}), 429, [None, "mock"])
 ends_badly("the relay's own 502", stream(
-    **{"X-Mock-Fail-First": "99:close", "X-Mock-Key": "dashscope"}), 502, "upstream_no_answer")
+    **{"X-Mock-Fail-First": "99:close", "X-Mock-Key": "dashscope"}), 502, ["upstream_no_answer"])
 sees_leaving("leaving is noticed", leave)
