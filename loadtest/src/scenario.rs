@@ -368,8 +368,15 @@ fn detached(numbers: &Numbers, shape: Shape, spec: impl Build) -> Spec {
     };
     let groups = vec![group("ending", 20, count / 2), group("endless", 0, count - count / 2)];
     let seconds = |time: Duration| format!("{}s", time.as_secs());
-    let flags =
-        flags(&["--resume", "--detach-grace", &seconds(GRACE), "--resume-keep", &seconds(KEEP)]);
+    let flags = flags(&[
+        "--resume",
+        "--detach-grace",
+        &seconds(GRACE),
+        "--resume-keep",
+        &seconds(KEEP),
+        "--pool-idle-timeout",
+        "5s",
+    ]);
     let limit = Duration::from_secs(60);
     let spec =
         spec(format!("{count} streams"), groups, Window::Count { least: Duration::ZERO, limit });
