@@ -142,19 +142,19 @@ pub fn usual(quick: bool, rounds: Option<usize>) -> Vec<Item> {
             item(Scenario::Resume, n(1), Field::Own, with(100, 4.0)),
         ];
     }
-    let many = Numbers { rate: Some(4.0), ..with(5000, 2.0) };
+    let many = Numbers { rate: Some(4.0), ..with(5000, 1.5) };
     // TLS is the load's to open as well, a core for both ends.
     let few_frames = || Numbers { frames: Some(5000), ..Numbers::default() };
     let few = Numbers { rate: Some(10.0), ..with(20, 3.0) };
     vec![
         item(Scenario::Steady, judged(1), Field::All, brief(2.0)),
         item(Scenario::Steady, judged(0), Field::Closest, many),
-        item(Scenario::Shaped, n(3), Field::Shaped, brief(3.0)),
+        item(Scenario::Shaped, n(3), Field::Shaped, brief(2.0)),
         item(Scenario::Workers, n(2), Field::Closest, brief(1.0)),
         item(Scenario::Saturation, judged(1), Field::Proxies, brief(1.0)),
-        item(Scenario::Burst, judged(2), Field::Relays, none()),
-        item(Scenario::Churn, judged(2), Field::Relays, brief(1.5)),
-        item(Scenario::ChurnNew, judged(2), Field::Relays, brief(1.0)),
+        item(Scenario::Burst, judged(1), Field::Relays, none()),
+        item(Scenario::Churn, judged(1), Field::Relays, brief(1.5)),
+        item(Scenario::ChurnNew, judged(1), Field::Relays, brief(1.0)),
         item(Scenario::Idle, n(1), Field::Relays, brief(0.5)),
         item(Scenario::Slow, n(1), Field::Closest, brief(2.0)),
         item(Scenario::Disconnect, n(1), Field::Relays, brief(2.0)),
