@@ -61,7 +61,7 @@ struct Options {
 enum Command {
     #[command(flatten)]
     Scenario(Scenario),
-    /// The usual suite, about fifteen minutes
+    /// The usual suite, about sixteen minutes
     All {
         /// In less than two minutes, each scenario once
         #[arg(long)]

@@ -119,7 +119,7 @@ impl Item {
     }
 }
 
-/// The usual suite: about fifteen minutes, or less than two if `quick`.
+/// The usual suite: about sixteen minutes, or less than two if `quick`.
 pub fn usual(quick: bool, rounds: Option<usize>) -> Vec<Item> {
     let n = |usual| Rounds::all(rounds.unwrap_or(usual));
     // What is judged by its medians has at least five rounds; the rest is there to compare with.
