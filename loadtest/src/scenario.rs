@@ -381,7 +381,10 @@ fn detached(numbers: &Numbers, shape: Shape, spec: impl Build) -> Spec {
     let spec =
         spec(format!("{count} streams"), groups, Window::Count { least: Duration::ZERO, limit });
     let second = Duration::from_secs(1);
-    Spec { memory: true, relay_flags: flags, settling: [GRACE + second, KEEP + second], ..spec }
+    // The relay looks every two seconds for what has expired, and gives back what two looks later
+    // nobody has wanted again.
+    let settling = [GRACE + second, KEEP + 8 * second];
+    Spec { memory: true, relay_flags: flags, settling, ..spec }
 }
 
 #[cfg(test)]

@@ -40,6 +40,11 @@ use crate::telemetry::streams::StreamInfo;
 use crate::upstream::group::{EndpointParts, Group};
 use crate::upstream::pool::Dropped;
 
+/// Connections and kept streams that make a rush: of fewer little is left behind.
+const RUSH_MIN: usize = 512;
+/// Looks, two seconds apart, in which its memory comes back.
+const RUSH_LOOKS: u8 = 4;
+
 /// How far the core's shutdown has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
@@ -82,6 +87,10 @@ pub struct Core {
     /// The task that sleeps until the first deadline, and until when it does.
     keeper: RefCell<Option<Waker>>,
     kept_until: Cell<Option<Instant>>,
+    /// The most that went on at a sweep since a rush was over last.
+    busiest: Cell<usize>,
+    /// Sweeps that still give back all there is.
+    collects: Cell<u8>,
     /// The core's own tasks that wait for the shutdown to go on.
     watchers: RefCell<Vec<Waker>>,
 }
@@ -138,6 +147,8 @@ impl Core {
             deadlines: RefCell::default(),
             keeper: RefCell::default(),
             kept_until: Cell::new(None),
+            busiest: Cell::new(0),
+            collects: Cell::new(0),
             watchers: RefCell::default(),
         })
     }
@@ -217,10 +228,26 @@ impl Core {
         if let Some(resume) = &self.resume {
             resume.sweep(now, &self.metrics);
         }
-        crate::buf::trim();
+        crate::buf::trim(self.rush_is_over());
         let usage = crate::buf::pool_usage();
         self.metrics.buffers_in_use.set(usage.blocks as i64);
         self.metrics.buffered_bytes.set(usage.bytes as i64);
+    }
+
+    /// Whether much less goes on than did a while ago; for a few looks, since memory comes back in
+    /// steps.
+    fn rush_is_over(&self) -> bool {
+        let kept = self.resume.as_ref().map_or(0, Resume::streams);
+        let now = self.connections() + kept;
+        let busiest = self.busiest.get().max(now);
+        self.busiest.set(busiest);
+        if busiest >= RUSH_MIN && now <= busiest / 8 {
+            self.busiest.set(now);
+            self.collects.set(RUSH_LOOKS);
+        }
+        let left = self.collects.get();
+        self.collects.set(left.saturating_sub(1));
+        left > 0
     }
 
     fn note_pool(&self, dropped: Dropped) {

@@ -62,6 +62,11 @@ impl Resume {
         Self { shelf: RefCell::new(shelf), parked, neighbours: parts.neighbours }
     }
 
+    /// Streams that are kept.
+    pub(super) fn streams(&self) -> usize {
+        self.shelf.borrow().streams()
+    }
+
     /// The route of the stream that a request names, if it could be one: who may have it is asked
     /// later.
     pub(super) fn route_of(&self, named: Named) -> Option<usize> {
