@@ -321,6 +321,10 @@ fn bind_all(
                 io::Error::new(error.kind(), format!("--listen {address}: {error}"))
             })?;
             address = listener.local_addr()?;
+            // A saving, not a need.
+            if let Err(error) = listener::accept_with_bytes(&listener) {
+                log::debug!("--listen {address}: connections are accepted without bytes: {error}");
+            }
             listeners.push(listener);
         }
         addresses.push(address);

@@ -350,8 +350,16 @@ fn a_lack_of_descriptors_pauses_accepting_and_nothing_else() {
         admin.read_to_end(&mut Vec::new()).expect("an answer and the close");
         let before = Instant::now();
         limit_descriptors(&relay, limit_for(&relay, 2));
-        // Two of these are accepted; the rest wait in the backlog.
-        let mut waiting: Vec<_> = (0..8).map(|_| connect(relay.addr)).collect();
+        // Two of these are accepted; the rest wait in the backlog, where a connection comes with its
+        // first byte.
+        let request = chat(CHAT, "");
+        let (begun, rest) = request.as_bytes().split_at(1);
+        let begin = |_| {
+            let mut stream = connect(relay.addr);
+            stream.write_all(begun).expect("sends");
+            stream
+        };
+        let mut waiting: Vec<_> = (0..8).map(begin).collect();
         eventually("it runs out and says so", || {
             relay.stderr().contains("accept: Too many open files")
         });
@@ -366,7 +374,7 @@ fn a_lack_of_descriptors_pauses_accepting_and_nothing_else() {
         });
         // An accepted connection that cannot have an upstream one is told so; a descriptor of the
         // admin listener may have come free for it.
-        waiting[0].write_all(chat(CHAT, "").as_bytes()).expect("sends");
+        waiting[0].write_all(rest).expect("sends");
         let first = read_response(&mut waiting[0], "POST").expect("an answer");
         assert!(first.whole && matches!(first.head.status(), 200 | 502), "{}", first.text());
         let served_first = usize::from(first.head.status() == 200);
@@ -377,7 +385,7 @@ fn a_lack_of_descriptors_pauses_accepting_and_nothing_else() {
         assert_eq!(text(&end), END);
         limit_descriptors(&relay, 1000);
         for stream in &mut waiting[1..] {
-            stream.write_all(chat(CHAT, "").as_bytes()).expect("sends");
+            stream.write_all(rest).expect("sends");
             let answer = read_response(stream, "POST").expect("all in the backlog are answered");
             assert!(answer.head.status() == 200 && answer.whole, "{}", answer.text());
         }
