@@ -53,7 +53,10 @@ pub enum Field {
 impl Field {
     /// Whether `system` takes part.
     pub fn holds(self, system: System) -> bool {
-        let second = matches!(system, System::Direct | System::PumpEpoll | System::MillstreamEpoll);
+        let second = matches!(
+            system,
+            System::Direct | System::PumpEpoll | System::PumpMonoio | System::MillstreamEpoll
+        );
         let closest = matches!(
             system,
             System::PumpUring | System::Millstream | System::Nginx | System::Haproxy

@@ -30,6 +30,8 @@ pub enum System {
     PumpEpoll,
     /// This crate's pump over io_uring.
     PumpUring,
+    /// This crate's pump on monoio, the relay's runtime.
+    PumpMonoio,
     /// Millstream on io_uring.
     Millstream,
     /// Millstream on epoll.
@@ -56,6 +58,7 @@ impl fmt::Display for System {
             Self::Direct => "direct",
             Self::PumpEpoll => "pump-epoll",
             Self::PumpUring => "pump-uring",
+            Self::PumpMonoio => "pump-monoio",
             Self::Millstream => "millstream",
             Self::MillstreamEpoll => "millstream-epoll",
             Self::MillstreamTokens => "millstream-tokens",
@@ -175,7 +178,7 @@ impl System {
 
     /// Whether it passes TCP on as it comes, or is not there at all.
     pub fn is_bare(self) -> bool {
-        matches!(self, Self::Direct | Self::PumpEpoll | Self::PumpUring)
+        matches!(self, Self::Direct | Self::PumpEpoll | Self::PumpUring | Self::PumpMonoio)
     }
 
     fn program(self) -> &'static str {
@@ -208,7 +211,9 @@ impl Bench {
     pub fn find(&self, system: System) -> Option<PathBuf> {
         match system {
             System::Direct => Some(PathBuf::new()),
-            System::PumpEpoll | System::PumpUring => std::env::current_exe().ok(),
+            System::PumpEpoll | System::PumpUring | System::PumpMonoio => {
+                std::env::current_exe().ok()
+            }
             system if system.is_millstream() => {
                 self.millstream.is_file().then(|| self.millstream.clone())
             }
@@ -226,7 +231,9 @@ impl Bench {
     pub fn version(&self, system: System) -> Option<String> {
         let program = self.find(system)?;
         let flag = match system {
-            System::Direct | System::PumpEpoll | System::PumpUring => return None,
+            System::Direct | System::PumpEpoll | System::PumpUring | System::PumpMonoio => {
+                return None;
+            }
             System::Nginx | System::Haproxy => "-v",
             System::Caddy => "version",
             _ => "--version",
@@ -344,8 +351,12 @@ fn arguments(
     }
     match system {
         System::Direct => {}
-        System::PumpEpoll | System::PumpUring => {
-            let kind = if system == System::PumpUring { "uring" } else { "epoll" };
+        System::PumpEpoll | System::PumpUring | System::PumpMonoio => {
+            let kind = match system {
+                System::PumpUring => "uring",
+                System::PumpMonoio => "monoio",
+                _ => "epoll",
+            };
             command.args(["pump", "--kind", kind, "--listen", &listen, "--upstream", &up]);
             command.args(["--threads", &workers]);
         }

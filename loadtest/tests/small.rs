@@ -13,8 +13,11 @@ fn systems() -> Vec<System> {
         .setup_defer_taskrun()
         .build(8)
         .is_ok();
-    let all = [System::Direct, System::PumpEpoll, System::PumpUring];
-    all.into_iter().filter(|system| ring || *system != System::PumpUring).collect()
+    let mut all = vec![System::Direct, System::PumpEpoll];
+    if ring {
+        all.extend([System::PumpUring, System::PumpMonoio]);
+    }
+    all
 }
 
 fn names(systems: &[System]) -> String {

@@ -3,6 +3,7 @@
 
 mod buffers;
 mod epoll;
+mod monoio;
 mod uring;
 
 use std::io;
@@ -20,6 +21,8 @@ pub enum Kind {
     Epoll,
     /// Multishot receives into provided buffers, sends from the same.
     Uring,
+    /// The relay's runtime: reads and writes on monoio's ring, in tasks.
+    Monoio,
 }
 
 /// Relays connections from `address` to `upstream` in `threads` threads until the process ends.
@@ -29,6 +32,7 @@ pub fn run(kind: Kind, address: SocketAddr, upstream: SocketAddr, threads: usize
     let pump = |listener: &TcpListener| match kind {
         Kind::Epoll => epoll::run(listener, upstream),
         Kind::Uring => uring::run(listener, upstream),
+        Kind::Monoio => monoio::run(listener, upstream),
     };
     let Some((first, others)) = listeners.split_first() else { return Ok(()) };
     std::thread::scope(|scope| {
