@@ -53,18 +53,17 @@ pub enum Field {
 impl Field {
     /// Whether `system` takes part.
     pub fn holds(self, system: System) -> bool {
-        let second = matches!(
-            system,
-            System::Direct | System::PumpEpoll | System::PumpMonoio | System::MillstreamEpoll
-        );
+        let second = matches!(system, System::Direct | System::PumpEpoll | System::MillstreamEpoll);
+        // They show what one part of a relay costs.
+        let experiment = matches!(system, System::PumpKeep | System::PumpMonoio);
         let closest = matches!(
             system,
             System::PumpUring | System::Millstream | System::Nginx | System::Haproxy
         );
         let plain = system != System::Litellm && !system.is_shaped();
         match self {
-            Self::All => plain,
-            Self::Relays => plain && !second,
+            Self::All => plain && !experiment,
+            Self::Relays => plain && !experiment && !second,
             Self::Closest => closest,
             Self::Proxies => closest || system == System::Envoy,
             Self::Light => {

@@ -30,6 +30,8 @@ pub enum System {
     PumpEpoll,
     /// This crate's pump over io_uring.
     PumpUring,
+    /// The pump over epoll that keeps upstream connections.
+    PumpKeep,
     /// This crate's pump on monoio, the relay's runtime.
     PumpMonoio,
     /// Millstream on io_uring.
@@ -58,6 +60,7 @@ impl fmt::Display for System {
             Self::Direct => "direct",
             Self::PumpEpoll => "pump-epoll",
             Self::PumpUring => "pump-uring",
+            Self::PumpKeep => "pump-keep",
             Self::PumpMonoio => "pump-monoio",
             Self::Millstream => "millstream",
             Self::MillstreamEpoll => "millstream-epoll",
@@ -151,8 +154,9 @@ impl System {
     /// passes TLS on too, but only from end to end; LiteLLM is left to plain loads.
     pub fn speaks(self, tls: Tls) -> bool {
         match self {
+            // A kept connection could not be lent to another's session.
+            Self::Litellm | Self::PumpKeep => tls == Tls::Off,
             _ if self.is_bare() => matches!(tls, Tls::Off | Tls::Both),
-            Self::Litellm => tls == Tls::Off,
             _ => true,
         }
     }
@@ -178,7 +182,18 @@ impl System {
 
     /// Whether it passes TCP on as it comes, or is not there at all.
     pub fn is_bare(self) -> bool {
-        matches!(self, Self::Direct | Self::PumpEpoll | Self::PumpUring | Self::PumpMonoio)
+        self == Self::Direct || self.pump().is_some()
+    }
+
+    /// The kind of this crate's pump it is, where it is one.
+    fn pump(self) -> Option<&'static str> {
+        match self {
+            Self::PumpEpoll => Some("epoll"),
+            Self::PumpUring => Some("uring"),
+            Self::PumpKeep => Some("keep"),
+            Self::PumpMonoio => Some("monoio"),
+            _ => None,
+        }
     }
 
     fn program(self) -> &'static str {
@@ -211,9 +226,7 @@ impl Bench {
     pub fn find(&self, system: System) -> Option<PathBuf> {
         match system {
             System::Direct => Some(PathBuf::new()),
-            System::PumpEpoll | System::PumpUring | System::PumpMonoio => {
-                std::env::current_exe().ok()
-            }
+            _ if system.pump().is_some() => std::env::current_exe().ok(),
             system if system.is_millstream() => {
                 self.millstream.is_file().then(|| self.millstream.clone())
             }
@@ -231,9 +244,8 @@ impl Bench {
     pub fn version(&self, system: System) -> Option<String> {
         let program = self.find(system)?;
         let flag = match system {
-            System::Direct | System::PumpEpoll | System::PumpUring | System::PumpMonoio => {
-                return None;
-            }
+            System::Direct => return None,
+            _ if system.pump().is_some() => return None,
             System::Nginx | System::Haproxy => "-v",
             System::Caddy => "version",
             _ => "--version",
@@ -351,12 +363,8 @@ fn arguments(
     }
     match system {
         System::Direct => {}
-        System::PumpEpoll | System::PumpUring | System::PumpMonoio => {
-            let kind = match system {
-                System::PumpUring => "uring",
-                System::PumpMonoio => "monoio",
-                _ => "epoll",
-            };
+        System::PumpEpoll | System::PumpUring | System::PumpKeep | System::PumpMonoio => {
+            let kind = system.pump().unwrap_or_default();
             command.args(["pump", "--kind", kind, "--listen", &listen, "--upstream", &up]);
             command.args(["--threads", &workers]);
         }

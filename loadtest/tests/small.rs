@@ -75,6 +75,16 @@ fn steady_streams_and_short_ones() {
 }
 
 #[test]
+fn the_pump_that_keeps_connections_lends_them_to_one_client_after_the_other() {
+    for scenario in ["churn", "churn-new"] {
+        let arguments = [scenario, "--streams", "4", "--seconds", "0.2"];
+        for result in run_through(&[System::PumpKeep], "keep", &arguments).results {
+            assert!(result.requests > 0 && result.refused == 0);
+        }
+    }
+}
+
+#[test]
 fn several_workers_share_the_streams() {
     for result in run("workers", &["workers", "--streams", "40", "--seconds", "0.3"]).results {
         let one = result.base.expect("measured before");

@@ -1,10 +1,13 @@
-//! The pump over edge-triggered epoll.
+//! The pump over edge-triggered epoll. Where it keeps upstream connections, a client that leaves
+//! gives its own back and the next is lent it: what new connections cost that end with their answer
+//! when nobody reads what they say.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 
 use anyhow::Result;
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::net::SocketFlags;
 
 const LISTENER: u64 = u64::MAX;
 /// The one read buffer.
@@ -14,20 +17,34 @@ struct Side {
     socket: TcpStream,
     /// Bytes for this socket that it has not taken; while there are any, its peer is not read.
     left: Vec<u8>,
-    /// Its peer has been read to the end and it has been told.
+    /// Its peer has been read to the end and it has been told, unless it is kept.
     ended: bool,
+    /// It outlives its peer.
+    kept: bool,
+}
+
+impl Side {
+    fn new(socket: TcpStream, kept: bool) -> Self {
+        Self { socket, left: Vec::new(), ended: false, kept }
+    }
 }
 
 struct Pump {
     epoll: rustix::fd::OwnedFd,
     pairs: Vec<Option<[Side; 2]>>,
     free: Vec<usize>,
+    /// Upstream connections without a client, each with the place that its events name.
+    idle: Vec<(usize, Side)>,
+    keeps: bool,
 }
 
-pub(super) fn run(listener: &TcpListener, upstream: SocketAddr) -> Result<()> {
+pub(super) fn run(listener: &TcpListener, upstream: SocketAddr, keeps: bool) -> Result<()> {
+    // Accepted sockets inherit it.
+    rustix::net::sockopt::set_tcp_nodelay(listener, true)?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
-    let mut pump = Pump { epoll, pairs: Vec::new(), free: Vec::new() };
+    let (pairs, free, idle) = (Vec::new(), Vec::new(), Vec::new());
+    let mut pump = Pump { epoll, pairs, free, idle, keeps };
     let mut events: Vec<epoll::Event> = Vec::with_capacity(512);
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -51,30 +68,44 @@ pub(super) fn run(listener: &TcpListener, upstream: SocketAddr) -> Result<()> {
 impl Pump {
     fn accept(&mut self, listener: &TcpListener, upstream: SocketAddr) {
         for _ in 0..64 {
-            let Ok((client, _)) = listener.accept() else { return };
-            let set_up = client.set_nonblocking(true).and_then(|()| client.set_nodelay(true));
-            let Ok(server) = set_up.and_then(|()| super::connect(upstream)) else { continue };
-            let at = self.free.pop().unwrap_or(self.pairs.len());
-            if at == self.pairs.len() {
-                self.pairs.push(None);
-            }
-            let side = |socket| Side { socket, left: Vec::new(), ended: false };
-            let pair = [side(client), side(server)];
-            let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-            let added = pair.iter().enumerate().all(|(which, side)| {
-                let token = EventData::new_u64((at * 2 + which) as u64);
-                epoll::add(&self.epoll, &side.socket, token, interest).is_ok()
-            });
-            if added {
-                self.pairs[at] = Some(pair);
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let Ok(client) = rustix::net::accept_with(listener, flags) else { return };
+            let client = TcpStream::from(client);
+            let (at, server) = match self.idle.pop() {
+                Some(kept) => kept,
+                None => match self.connect(upstream) {
+                    Ok(made) => made,
+                    Err(_) => continue,
+                },
+            };
+            if self.watch(&client, at * 2).is_ok() {
+                self.pairs[at] = Some([Side::new(client, false), server]);
             } else {
                 self.free.push(at);
             }
         }
     }
 
+    /// A connection to the upstream, and its place.
+    fn connect(&mut self, upstream: SocketAddr) -> io::Result<(usize, Side)> {
+        let server = super::connect(upstream)?;
+        let at = self.free.pop().unwrap_or(self.pairs.len());
+        if at == self.pairs.len() {
+            self.pairs.push(None);
+        }
+        let watched = self.watch(&server, at * 2 + 1);
+        watched.inspect_err(|_| self.free.push(at))?;
+        Ok((at, Side::new(server, self.keeps)))
+    }
+
+    fn watch(&self, socket: &TcpStream, token: usize) -> io::Result<()> {
+        let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        epoll::add(&self.epoll, socket, EventData::new_u64(token as u64), interest)?;
+        Ok(())
+    }
+
     fn ready(&mut self, at: usize, which: usize, flags: EventFlags, buffer: &mut [u8]) {
-        let Some(pair) = self.pairs[at].as_mut() else { return };
+        let Some(pair) = self.pairs[at].as_mut() else { return self.stirred(at, flags) };
         let mut result = Ok(());
         if flags.contains(EventFlags::OUT) && !pair[which].left.is_empty() {
             let left = std::mem::take(&mut pair[which].left);
@@ -89,8 +120,24 @@ impl Pump {
             let ends = !(flags & !(EventFlags::IN | EventFlags::OUT)).is_empty();
             result = relay(pair, which, buffer, ends);
         }
-        if result.is_err() || (pair[0].ended && pair[1].ended) {
+        let [client, server] = &*pair;
+        if result.is_ok() && server.kept && server.ended && !client.ended && server.left.is_empty()
+        {
+            let pair = self.pairs[at].take();
+            self.idle.extend(pair.map(|[_, server]| (at, Side { ended: false, ..server })));
+        } else if result.is_err() || (client.ended && server.ended) {
             self.pairs[at] = None;
+            self.free.push(at);
+        }
+    }
+
+    /// Drops a kept connection that is told of without a client: that it can be written is no
+    /// news, all else means its end.
+    fn stirred(&mut self, at: usize, flags: EventFlags) {
+        if flags != EventFlags::OUT
+            && let Some(found) = self.idle.iter().position(|&(place, _)| place == at)
+        {
+            self.idle.swap_remove(found);
             self.free.push(at);
         }
     }
@@ -104,6 +151,9 @@ fn relay(pair: &mut [Side; 2], from: usize, buffer: &mut [u8], ends: bool) -> io
         match pair[from].socket.read(buffer) {
             Ok(0) => {
                 pair[to].ended = true;
+                if pair[to].kept {
+                    return Ok(());
+                }
                 return pair[to].socket.shutdown(Shutdown::Write);
             }
             Ok(count) => {

@@ -19,6 +19,8 @@ use crate::origin::listen;
 pub enum Kind {
     /// Edge-triggered readiness, recv and send.
     Epoll,
+    /// The same, and upstream connections are kept for the next client.
+    Keep,
     /// Multishot receives into provided buffers, sends from the same.
     Uring,
     /// The relay's runtime: reads and writes on monoio's ring, in tasks.
@@ -30,7 +32,8 @@ pub enum Kind {
 pub fn run(kind: Kind, address: SocketAddr, upstream: SocketAddr, threads: usize) -> Result<()> {
     let listeners = (0..threads.max(1)).map(|_| listen(address)).collect::<Result<Vec<_>>>()?;
     let pump = |listener: &TcpListener| match kind {
-        Kind::Epoll => epoll::run(listener, upstream),
+        Kind::Epoll => epoll::run(listener, upstream, false),
+        Kind::Keep => epoll::run(listener, upstream, true),
         Kind::Uring => uring::run(listener, upstream),
         Kind::Monoio => monoio::run(listener, upstream),
     };
