@@ -46,7 +46,8 @@ fn drained(log: &mut Log, reader: ReaderKey, name: &StreamText, step: usize) -> 
 pub fn check(data: &[u8]) {
     let mut choices = Choices::new(data);
     let step = usize::from(choices.byte()) + 1;
-    let ids = if choices.byte() % 2 == 0 { UpstreamIds::Comment } else { UpstreamIds::Drop };
+    let ids =
+        if choices.byte().is_multiple_of(2) { UpstreamIds::Comment } else { UpstreamIds::Drop };
     let cuts = choices.cuts();
     let stream = choices.all();
     if let Some(id) = EventId::read(stream) {

@@ -74,8 +74,10 @@ fn put_payload(payload: &[u8], framing: Framing, out: &mut Vec<u8>) {
 /// A doubt whether anybody is still there.
 struct Suspicion {
     until: Instant,
-    /// Bytes that the peer had acknowledged when it began.
+    /// Bytes that the peer had acknowledged at the last look.
     acknowledged: i64,
+    /// Bytes that it must have acknowledged to be believed: all that were sent when it began.
+    enough: i64,
 }
 
 /// Whose account what is sent belongs to.
@@ -487,14 +489,15 @@ impl Reading {
         if new != Some(true) || self.suspicion.is_some() {
             return;
         }
-        self.doubt(now);
+        // One byte more, or nothing at all would be an answer.
+        self.doubt(now, self.sent + 1);
         // An answer to something shows that somebody is.
         self.heartbeat();
     }
 
-    fn doubt(&mut self, now: Instant) {
+    fn doubt(&mut self, now: Instant, enough: i64) {
         let acknowledged = self.sent - self.connection.transport.unacknowledged();
-        self.suspicion = Some(Suspicion { until: now + SUSPECT_TIMEOUT, acknowledged });
+        self.suspicion = Some(Suspicion { until: now + SUSPECT_TIMEOUT, acknowledged, enough });
         self.timers.touch();
     }
 
@@ -515,18 +518,21 @@ impl Reading {
     }
 
     fn judge(&mut self, now: Instant) -> Result<(), Failure> {
-        let Some(Suspicion { acknowledged, .. }) = self.suspicion.take() else { return Ok(()) };
+        let Some(Suspicion { acknowledged, enough, .. }) = self.suspicion.take() else {
+            return Ok(());
+        };
         let waiting = self.connection.transport.unacknowledged();
-        if self.sent - waiting > acknowledged {
+        let answered = self.sent - waiting;
+        if answered >= enough {
             return Ok(());
         }
-        if waiting > 0 {
+        if waiting > 0 && answered <= acknowledged {
             self.connection.core().metrics.readers_replaced.inc();
             let message = "it acknowledges nothing any more, and another connection reads on";
             return Err(gone(Outcome::ClientGone, message));
         }
-        // Nothing was sent that could have been acknowledged.
-        self.doubt(now);
+        // Slowly, or nothing was sent that could have been acknowledged.
+        self.doubt(now, enough);
         Ok(())
     }
 
