@@ -48,7 +48,9 @@ export async function readsThrough(name, wanted, read, { silence, ...sizes } = {
   }
   const { cuts } = proxy, asked = (await stats()).started - started;
   const detail = { cuts, asked, error: got.error, ids: got.ids?.length };
-  check(`${name}: a hundred connections are lost`, cuts >= 100, detail);
+  // By https a connection carries whole records, so the same answer takes fewer of them.
+  const enough = RELAY.startsWith("https:") ? 60 : 100;
+  check(`${name}: ${enough} connections are lost`, cuts >= enough, detail);
   check(`${name}: every byte once`, same(got.all, wanted),
     { ...detail, length: got.all?.length, wanted: wanted.length });
   if (got.ids) check(`${name}: every id once and in order`, inOrder(got.ids), got.ids);
