@@ -15,7 +15,7 @@ use std::io::IoSlice;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use millstream::dialect::Dialect;
-use millstream::flow::replay::{Framing, Limits, Lines, Log, UpstreamIds};
+use millstream::flow::replay::{Limits, Lines, Log, UpstreamIds};
 use millstream::flow::stream::{Marks, Outgoing, Stream};
 use millstream::http1::body::BodyDecoder;
 use millstream::http1::head::BodyFraming;
@@ -58,7 +58,7 @@ fn log(criterion: &mut Criterion) {
     let limits =
         Limits { bytes_max: 1 << 20, high: 256 << 10, low: 128 << 10, frame_max: 512 << 10 };
     let name = StreamId { slot: 1, secret: [7; 14], core: 0, epoch: Epoch::new([1; 6]) }.text();
-    let how = (&name, Framing::Chunked);
+    let how = (&name, Outgoing::Chunked);
     let mut group = criterion.benchmark_group("log");
     group.throughput(Throughput::Elements(1));
     group.bench_function("a frame kept and sent", |b| {

@@ -3,9 +3,8 @@
 
 use std::io::IoSlice;
 
-use millstream::flow::replay::{
-    FRAMES_PER_GATHER, Framing, Limits, Lines, Log, ReaderKey, UpstreamIds,
-};
+use millstream::flow::replay::{FRAMES_PER_GATHER, Limits, Lines, Log, ReaderKey, UpstreamIds};
+use millstream::flow::stream::Outgoing;
 use millstream::sse::sequence::{Epoch, EventId, StreamId, StreamText};
 use millstream::sse::{Message, Parser};
 
@@ -25,7 +24,7 @@ fn said(messages: &[Message]) -> Vec<(&[u8], &[u8])> {
 
 /// All a reader is to be sent, `step` bytes at a time.
 fn drained(log: &mut Log, reader: ReaderKey, name: &StreamText, step: usize) -> Vec<u8> {
-    let (how, mut all) = ((name, Framing::Plain), Vec::new());
+    let (how, mut all) = ((name, Outgoing::Plain), Vec::new());
     loop {
         let mut lines = Lines::<FRAMES_PER_GATHER>::default();
         let mut slices = [IoSlice::new(&[]); 2 * FRAMES_PER_GATHER + 1];

@@ -272,15 +272,7 @@ impl Stream {
     /// [`is_clear`](Self::is_clear) for one whose frames are kept, whatever framing they go out in.
     #[inline]
     pub fn keeps_whole_chunks(&self) -> bool {
-        let usual = !self.rewrites() && self.carried.bytes_in >= BOM.len() as u64;
-        usual
-            && self.buffer.is_empty()
-            && !self.ended
-            && self.decoder.at_boundary()
-            && self.decoder.plain()
-            && self.pending.is_empty()
-            && self.kept.is_none()
-            && self.events.as_ref().is_some_and(|events| events.scanner.at_boundary())
+        self.buffer.is_empty() && !self.ended && !self.rewrites() && self.stands_between()
     }
 
     /// Takes of `bytes`, received elsewhere while the stream [is clear](Self::is_clear), whole
@@ -412,9 +404,14 @@ impl Stream {
     /// taken as they are.
     #[inline]
     fn takes_whole_chunks(&self) -> bool {
+        self.clean && self.stands_between()
+    }
+
+    /// Whether the stream stands between two chunks and two frames, with nothing held.
+    #[inline]
+    fn stands_between(&self) -> bool {
         // The first bytes may be a byte order mark's.
-        let usual = self.clean && self.carried.bytes_in >= BOM.len() as u64;
-        usual
+        self.carried.bytes_in >= BOM.len() as u64
             && self.decoder.at_boundary()
             && self.decoder.plain()
             && self.pending.is_empty()

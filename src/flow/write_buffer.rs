@@ -21,13 +21,14 @@ use std::io::IoSlice;
 use std::ops::Range;
 
 use crate::buf::Block;
+use crate::http1::chunked::CHUNK_LINE_BYTES;
 use crate::limits::{READ_BUFFER_BYTES, WRITE_SLICES_MAX};
 
 /// Free bytes that make the last block worth receiving into; below, a new one is taken.
 const ROOM_MIN: usize = 2 * 1024;
 
 /// Bytes of our own between received ones: a chunk-size line, at most 16 digits and CRLF.
-pub const LINE_BYTES_MAX: usize = 20;
+pub const LINE_BYTES_MAX: usize = CHUNK_LINE_BYTES;
 
 #[derive(Debug)]
 struct Segment {

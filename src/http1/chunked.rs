@@ -224,9 +224,19 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
+/// Bytes of the longest chunk-size line: 16 digits and CRLF, with some to spare.
+pub const CHUNK_LINE_BYTES: usize = 20;
+
+/// The length of the chunk-size line for `size` bytes of payload.
+#[inline]
+pub const fn chunk_line_len(size: usize) -> usize {
+    // One digit for each four bits, and one for none.
+    ((size | 1).ilog2() / 4) as usize + 3
+}
+
 /// Writes a chunk-size line for `size` bytes of payload; returns its length.
-pub fn encode_chunk_line(size: usize, out: &mut [u8; 20]) -> usize {
-    let digits = (usize::BITS - size.leading_zeros()).div_ceil(4).max(1) as usize;
+pub fn encode_chunk_line(size: usize, out: &mut [u8; CHUNK_LINE_BYTES]) -> usize {
+    let digits = chunk_line_len(size) - 2;
     for (index, byte) in out[..digits].iter_mut().enumerate() {
         let digit = (size >> (4 * (digits - 1 - index))) & 0xf;
         *byte = b"0123456789abcdef"[digit];

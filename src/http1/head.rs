@@ -489,6 +489,11 @@ impl RequestHead {
         self.fields.first(name)
     }
 
+    /// Whether bytes of a body may follow.
+    pub fn has_body(&self) -> bool {
+        !matches!(self.framing, BodyFraming::None | BodyFraming::Length(0))
+    }
+
     /// The values of a field, in order.
     pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         let named = move |field: &Field<'_>| field.name.eq_ignore_ascii_case(name.as_bytes());

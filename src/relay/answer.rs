@@ -50,8 +50,8 @@ fn put(own: &Own<'_>, status: u16, usual: &[(&str, &str)], body: &[u8]) -> Vec<u
     out
 }
 
-/// Writes the answer to a preflight, which is its fields.
-pub fn encode_preflight(
+/// Writes an answer that is its fields: to a preflight, or that nothing more is to come.
+pub fn encode_no_content(
     fields: &[(&'static str, String)],
     request_id: &str,
     close: bool,

@@ -120,7 +120,7 @@ async fn own_request(
     way: &Way,
 ) -> Result<Option<Own>, Refusal> {
     let route = &way.route.route;
-    let has_body = !matches!(head.framing(), BodyFraming::None | BodyFraming::Length(0));
+    let has_body = head.has_body();
     if !route.body.apply_to(head.method(), has_body, way.dialect) {
         return Ok(None);
     }

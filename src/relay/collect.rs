@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use super::ask::Answer;
 use super::connection::Connection;
 use super::inbox::{Filled, Inbox};
-use super::pump::{failure, malformed, receive_failed, truncated};
+use super::pump::{failure, malformed, overdue, receive_failed, truncated};
 use crate::clock;
 use crate::config::plan::ExchangePlan;
 use crate::error::Failure;
+use crate::flow::timers::Due;
 use crate::http1::body::{BodyDecoder, Eof};
 use crate::http1::head::BodyFraming;
 use crate::net::stream::Transport;
@@ -108,9 +109,9 @@ impl<'a> Incoming<'a> {
             if self.take(&mut *each)? {
                 return Ok(self.ended(true));
             }
-            let (wait, late) = self.wait(read_at);
+            let (wait, due) = self.wait(read_at);
             if timer::timeout(wait, self.upstream.readable()).await.is_none() {
-                return Err(late);
+                overdue(due)?;
             }
             match self.inbox.fill(self.upstream) {
                 Ok(Filled::More) => read_at = Some(clock::now()),
@@ -142,30 +143,21 @@ impl<'a> Incoming<'a> {
     }
 
     /// How long the next bytes may take, and what it is called when they do not come.
-    fn wait(&self, read_at: Option<Instant>) -> (Duration, Failure) {
+    fn wait(&self, read_at: Option<Instant>) -> (Duration, Due) {
         let now = clock::now();
         let silent = match read_at {
-            None => {
-                let message = "the upstream sent no first frame in time";
-                let limit = Some(self.plan.first_byte_timeout);
-                (limit.map(|limit| now + limit), Outcome::FirstByteTimeout, message)
-            }
-            Some(at) => {
-                let limit = self.plan.idle_timeout.map(|idle| at + idle);
-                (limit, Outcome::IdleTimeout, "the upstream fell silent")
-            }
+            None => (Some(now + self.plan.first_byte_timeout), Due::FirstByte),
+            Some(at) => (self.plan.idle_timeout.map(|idle| at + idle), Due::Idle),
         };
         let stream = self.plan.stream_timeout.map(|limit| self.started + limit);
-        let (due, outcome, message) = match (silent.0, stream) {
-            (silent_at, Some(stream)) if silent_at.is_none_or(|at| stream < at) => {
-                (Some(stream), Outcome::StreamTimeout, "the stream took too long")
-            }
+        let (at, due) = match stream {
+            Some(stream) if silent.0.is_none_or(|at| stream < at) => (Some(stream), Due::Stream),
             _ => silent,
         };
         // With no limit at all there is still an end to what a clock can count.
-        let left = due
-            .map_or(Duration::from_secs(30 * 24 * 3600), |due| due.saturating_duration_since(now));
-        (left, failure(outcome, message))
+        let left =
+            at.map_or(Duration::from_secs(30 * 24 * 3600), |at| at.saturating_duration_since(now));
+        (left, due)
     }
 }
 

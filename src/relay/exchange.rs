@@ -22,7 +22,6 @@ use crate::clock;
 use crate::dialect::Dialect;
 use crate::dialect::ErrorText;
 use crate::error::{Failure, Side};
-use crate::flow::replay;
 use crate::flow::stream::{Outgoing, Stream};
 use crate::flow::timers::Timers;
 use crate::http1::body::BodyDecoder;
@@ -76,7 +75,7 @@ pub(super) struct Kept {
 /// How a reader of a stream that is kept begins, and ends.
 pub(super) struct Opening {
     /// How frames are sent.
-    pub framing: replay::Framing,
+    pub framing: Outgoing,
     /// The client may send another request behind it.
     pub keep_alive: bool,
     /// The body ends with its connection.
@@ -165,10 +164,7 @@ pub(super) async fn refuse(
         return (refusal.outcome, After::Abort);
     }
     // A 1.0 client keeps a connection only where the answer says so, and ours does not.
-    let keep = refusal.body_read
-        && head.keep_alive()
-        && head.version() == Version::Http11
-        && connection.core().stage() == Stage::Serving;
+    let keep = keeps(connection, head, refusal.body_read);
     let text = ErrorText {
         status: refusal.status,
         code: refusal.outcome.as_str(),
@@ -205,18 +201,23 @@ fn early_event(record: &Record, text: &ErrorText<'_>, refusal: &Refusal) -> Opti
     told.filter(|_| !refused_here)
 }
 
-/// Answers a preflight, which goes no further than here.
-async fn preflight(
+/// Whether the connection may carry another request behind an answer of our own.
+fn keeps(connection: &Connection, head: &RequestHead, body_read: bool) -> bool {
+    body_read
+        && head.keep_alive()
+        && head.version() == Version::Http11
+        && connection.core().stage() == Stage::Serving
+}
+
+/// Answers with these fields and no content: what goes no further than here.
+pub(super) async fn no_content(
     connection: &mut Connection,
-    head: &RequestHead,
+    (head, body_read): (&RequestHead, bool),
     record: &Record,
     fields: &[(&'static str, String)],
 ) -> (Outcome, After) {
-    let keep = head.keep_alive()
-        && head.version() == Version::Http11
-        && matches!(head.framing(), BodyFraming::None | BodyFraming::Length(0))
-        && connection.core().stage() == Stage::Serving;
-    let bytes = answer::encode_preflight(fields, &record.live.request_id, !keep);
+    let keep = keeps(connection, head, body_read);
+    let bytes = answer::encode_no_content(fields, &record.live.request_id, !keep);
     record.responded(204);
     match connection.send_all(&bytes).await {
         Ok(()) => (Outcome::Done, After::whole(keep)),
@@ -258,7 +259,8 @@ async fn begin(
             return Err(refuse(connection, &head, record, *refusal).await);
         }
         Err(Unrouted::Preflight(fields)) => {
-            return Err(preflight(connection, &head, record, &fields).await);
+            let read = !head.has_body();
+            return Err(no_content(connection, (&head, read), record, &fields).await);
         }
     };
     record.routed(&way);
@@ -358,10 +360,7 @@ impl Opening {
         position: &reader::Position,
         mut bytes: Vec<u8>,
     ) -> Self {
-        let framing = match shape.outgoing {
-            Outgoing::Chunked => replay::Framing::Chunked,
-            Outgoing::Plain => replay::Framing::Plain,
-        };
+        let framing = shape.outgoing;
         let route = Rc::clone(&way.route);
         let retry = route.route.exchange.resume.as_ref().map(|plan| plan.retry);
         // Only an EventSource asks by GET.
@@ -559,18 +558,11 @@ async fn tell(
     stream: &mut Stream,
     failure: &Failure,
 ) -> bool {
-    record.error.replace(Some(failure.message.as_str().into()));
+    let text = record.failed(failure, stream.carried().frames);
     if failure.side == Side::Downstream {
         return false;
     }
     stream.discard_held();
-    let text = ErrorText {
-        status: failure.status(),
-        code: failure.outcome.as_str(),
-        message: &failure.message,
-        request_id: &record.live.request_id,
-        sequence: stream.carried().frames,
-    };
     let told = stream.tell(&text, failure.outcome.is_timeout());
     if told {
         connection.core().metrics.error_frames.inc();

@@ -28,6 +28,7 @@ use slab::Slab;
 
 use crate::config::plan::{ExchangePlan, UpstreamPlan};
 use crate::flow::deadlines::Deadlines;
+use crate::flow::replay::Shelf;
 use crate::flow::stream::Marks;
 use crate::net::tls::turns::Turns;
 use crate::relay::record::Live;
@@ -284,6 +285,11 @@ impl Core {
         // A core has far fewer than 2^32 connections.
         let key = key as u32;
         Registration { core: Rc::clone(self), key, noted: Cell::new(None), counted }
+    }
+
+    /// Lends the shelf of kept streams, where any route keeps some.
+    fn with_shelf<R>(&self, act: impl FnOnce(&mut Shelf) -> R) -> Option<R> {
+        self.resume.as_ref().map(|resume| act(&mut resume.shelf.borrow_mut()))
     }
 
     /// The marks of every stream.

@@ -145,12 +145,7 @@ impl Pump<'_> {
                 self.heartbeat(now);
                 Ok(())
             }
-            Some(Due::FirstByte) => {
-                Err(failure(Outcome::FirstByteTimeout, "the upstream sent no first frame in time"))
-            }
-            Some(Due::Idle) => Err(failure(Outcome::IdleTimeout, "the upstream fell silent")),
-            Some(Due::Stream) => Err(failure(Outcome::StreamTimeout, "the stream took too long")),
-            Some(Due::Stalled) => Err(gone(Outcome::ClientStalled, "the client takes no bytes")),
+            Some(due) => overdue(due),
         }
     }
 
@@ -300,15 +295,28 @@ impl Pump<'_> {
     }
 }
 
+/// Fails where a limit has run out; a heartbeat that is due is no failure.
+pub(super) fn overdue(due: Due) -> Result<(), Failure> {
+    Err(match due {
+        Due::FirstByte => {
+            failure(Outcome::FirstByteTimeout, "the upstream sent no first frame in time")
+        }
+        Due::Idle => failure(Outcome::IdleTimeout, "the upstream fell silent"),
+        Due::Stream => failure(Outcome::StreamTimeout, "the stream took too long"),
+        Due::Stalled => gone(Outcome::ClientStalled, "the client takes no bytes"),
+        Due::Heartbeat => return Ok(()),
+    })
+}
+
 pub(super) fn failure(outcome: Outcome, message: impl Into<String>) -> Failure {
     Failure::upstream(Phase::Body, outcome, message)
 }
 
-fn gone(outcome: Outcome, message: impl Into<String>) -> Failure {
+pub(super) fn gone(outcome: Outcome, message: impl Into<String>) -> Failure {
     Failure::downstream(Phase::Body, outcome, message)
 }
 
-fn client_gone(error: io::Error) -> Failure {
+pub(super) fn client_gone(error: io::Error) -> Failure {
     gone(Outcome::ClientGone, format!("the client is gone: {error}"))
 }
 

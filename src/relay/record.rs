@@ -11,7 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 use super::routing::{RouteState, Way};
 use super::{Core, Registration};
 use crate::clock;
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, ErrorText};
+use crate::error::Failure;
 use crate::flow::stream::Carried;
 use crate::http1::head::RequestHead;
 use crate::limits::SHOWN_TEXT_BYTES_MAX;
@@ -209,6 +210,18 @@ impl Record {
     /// Bytes of a stream that is another's account were sent.
     pub(super) fn replayed(&self, carried: Carried) {
         self.live.carried.set(carried);
+    }
+
+    /// Notes a failure, and what tells it to those who read the stream: behind so many frames.
+    pub(super) fn failed<'a>(&'a self, failure: &'a Failure, frames: u64) -> ErrorText<'a> {
+        self.error.replace(Some(failure.message.as_str().into()));
+        ErrorText {
+            status: failure.status(),
+            code: failure.outcome.as_str(),
+            message: &failure.message,
+            request_id: &self.live.request_id,
+            sequence: frames,
+        }
     }
 
     /// A heartbeat was sent.

@@ -11,7 +11,7 @@ use crate::balance::retry::RetryRule;
 use crate::config::plan::Plan;
 use crate::dialect::Dialect;
 use crate::flow::timers::Timeouts;
-use crate::http1::head::{BodyFraming, RequestHead};
+use crate::http1::head::RequestHead;
 use crate::outcome::Outcome;
 use crate::route::Route;
 use crate::route::cors::Fields;
@@ -135,7 +135,7 @@ pub(super) fn resolve(core: &Core, head: &RequestHead, known: Dialect) -> Result
         let headers = text("access-control-request-headers");
         return Err(Unrouted::Preflight(cors.preflight(origin, asked, headers, &methods)));
     }
-    let has_body = !matches!(head.framing(), BodyFraming::None | BodyFraming::Length(0));
+    let has_body = head.has_body();
     let refused = |status, message: String, fields: Fields| {
         let outcome = Outcome::RequestRefused;
         let body_read = !has_body;

@@ -8,6 +8,8 @@ use slab::Slab;
 
 use super::ids::{self, UpstreamIds};
 use crate::buf::Block;
+use crate::flow::stream::Outgoing;
+use crate::http1::chunked::{CHUNK_LINE_BYTES, chunk_line_len, encode_chunk_line};
 use crate::limits::{READ_BUFFER_BYTES, READERS_MAX, WRITE_SLICES_MAX};
 use crate::sse::event::skip_gap;
 use crate::sse::frames::{FrameTooLarge, Frames};
@@ -21,9 +23,10 @@ const UNNUMBERED: u32 = 1 << 31;
 /// Frames of one [`Log::gather`] at most: each takes two slices, and one ends the last.
 pub const FRAMES_PER_GATHER: usize = (WRITE_SLICES_MAX - 1) / 2;
 /// Bytes of what stands before a frame: the end of the chunk before, a chunk's line, the id's.
-const LINE_BYTES_MAX: usize = 2 + 10 + ID_BYTES_MAX;
+const LINE_BYTES_MAX: usize = 2 + CHUNK_LINE_BYTES + ID_BYTES_MAX;
 /// Bytes of the line with an id.
 const ID_BYTES_MAX: usize = 4 + StreamText::BYTES_MAX + 1 + 20 + 1;
+
 /// Room for the lines that [`Log::gather`] makes for `N` frames.
 pub struct Lines<const N: usize>([[u8; LINE_BYTES_MAX]; N]);
 
@@ -44,15 +47,6 @@ pub struct Limits {
     pub low: usize,
     /// A frame; a longer one cannot be kept.
     pub frame_max: usize,
-}
-
-/// How frames are sent to one reader.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
-    /// Each as one HTTP/1.1 chunk.
-    Chunked,
-    /// As they are.
-    Plain,
 }
 
 /// Why there is no reading on from where somebody wants to.
@@ -278,13 +272,9 @@ impl Log {
             self.push(skip_gap(frame, fresh));
             Ok(())
         });
+        frames.settle();
         self.frames = frames;
         fed
-    }
-
-    /// Gives memory back before a wait.
-    pub fn settle(&mut self) {
-        self.frames.settle();
     }
 
     /// Keeps one whole frame.
@@ -489,12 +479,7 @@ impl Log {
         }
     }
 
-    /// Whether another reader has come, perhaps in this one's place.
-    pub fn is_suspect(&self, key: ReaderKey) -> bool {
-        self.readers.get(key).is_some_and(|reader| reader.suspect)
-    }
-
-    /// [`is_suspect`](Self::is_suspect), once.
+    /// Whether another reader has come since this was asked last, perhaps in this one's place.
     pub fn take_suspicion(&mut self, key: ReaderKey) -> bool {
         self.readers.get_mut(key).is_some_and(|reader| std::mem::take(&mut reader.suspect))
     }
@@ -574,7 +559,7 @@ impl Log {
     pub fn gather<'a, const N: usize>(
         &'a self,
         key: ReaderKey,
-        (stream, framing): (&StreamText, Framing),
+        (stream, framing): (&StreamText, Outgoing),
         lines: &'a mut Lines<N>,
         slices: &mut [IoSlice<'a>],
     ) -> usize {
@@ -582,7 +567,7 @@ impl Log {
         let mut frames: [(&[u8], usize); N] = [(&[], 0); N];
         let mut count = 0;
         for ((frame, number), line) in self.from(reader).zip(&mut lines.0) {
-            let chunk_end = count > 0 && framing == Framing::Chunked;
+            let chunk_end = count > 0 && framing == Outgoing::Chunked;
             let len = put_line((stream, framing), chunk_end, number, frame.len(), line);
             frames[count] = (frame, len);
             count += 1;
@@ -604,7 +589,7 @@ impl Log {
             push(&line[..*len]);
             push(frame);
         }
-        if framing == Framing::Chunked {
+        if framing == Outgoing::Chunked {
             push(b"\r\n");
         }
         used
@@ -647,7 +632,7 @@ impl Log {
     pub fn sent(
         &mut self,
         key: ReaderKey,
-        (stream, framing): (&StreamText, Framing),
+        (stream, framing): (&StreamText, Outgoing),
         n: usize,
     ) -> u64 {
         let Some(reader) = self.readers.get(key) else { return 0 };
@@ -680,27 +665,20 @@ fn id_len(stream: &StreamText, number: Option<u64>) -> usize {
 
 /// The bytes a frame takes as it is sent.
 fn sent_len(
-    (stream, framing): (&StreamText, Framing),
+    (stream, framing): (&StreamText, Outgoing),
     number: Option<u64>,
     frame_len: usize,
 ) -> usize {
     let payload = id_len(stream, number) + frame_len;
     match framing {
-        Framing::Plain => payload,
-        Framing::Chunked => hex_len(payload) + 2 + payload + 2,
-    }
-}
-
-const fn hex_len(number: usize) -> usize {
-    match number.checked_ilog2() {
-        Some(log) => log as usize / 4 + 1,
-        None => 1,
+        Outgoing::Plain => payload,
+        Outgoing::Chunked => chunk_line_len(payload) + payload + 2,
     }
 }
 
 /// Writes what stands before a frame; returns the length. `chunk_end` ends the chunk before it.
 fn put_line(
-    (stream, framing): (&StreamText, Framing),
+    (stream, framing): (&StreamText, Outgoing),
     chunk_end: bool,
     number: Option<u64>,
     frame_len: usize,
@@ -714,15 +692,11 @@ fn put_line(
     if chunk_end {
         put(b"\r\n");
     }
-    if framing == Framing::Chunked {
+    if framing == Outgoing::Chunked {
         let payload = id_len(stream, number) + frame_len;
-        let len = hex_len(payload);
-        let mut hex = [0; 16];
-        for (place, digit) in hex[..len].iter_mut().rev().enumerate() {
-            *digit = b"0123456789abcdef"[payload >> (4 * place) & 15];
-        }
-        put(&hex[..len]);
-        put(b"\r\n");
+        let mut line = [0; CHUNK_LINE_BYTES];
+        let len = encode_chunk_line(payload, &mut line);
+        put(&line[..len]);
     }
     if let Some(number) = number {
         let mut text = [0; 20];

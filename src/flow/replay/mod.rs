@@ -27,5 +27,5 @@ mod log;
 mod shelf;
 
 pub use ids::UpstreamIds;
-pub use log::{FRAMES_PER_GATHER, Framing, Limits, Lines, Log, ReaderKey, Refused};
+pub use log::{FRAMES_PER_GATHER, Limits, Lines, Log, ReaderKey, Refused};
 pub use shelf::{Coming, Credential, Found, Kept, Shelf, Terms};

@@ -57,7 +57,6 @@ pub struct Neighbours {
     doors: Vec<Door>,
     /// Where connections arrive.
     arrivals: OwnedFd,
-    own: usize,
 }
 
 impl Neighbours {
@@ -66,20 +65,21 @@ impl Neighbours {
     /// # Errors
     /// No descriptor or memory is left.
     pub fn connect(workers: usize) -> io::Result<Vec<Self>> {
-        let mut ends = Vec::new();
+        let (mut doors, mut ends) = (Vec::new(), Vec::new());
         for _ in 0..workers {
-            let (way, end) = handover::pair()?;
-            ends.push((way, end, Arc::<Mutex<Waiting>>::default()));
+            let (socket, end) = handover::pair()?;
+            doors.push(Door { socket, waiting: Arc::default() });
+            ends.push(end);
         }
-        let mut all = Vec::new();
-        for (own, (_, end, _)) in ends.iter().enumerate() {
-            let door = |(way, _, waiting): &(OwnedFd, OwnedFd, Arc<Mutex<Waiting>>)| {
-                Ok(Door { socket: way.try_clone()?, waiting: Arc::clone(waiting) })
-            };
-            let doors = ends.iter().map(door).collect::<io::Result<_>>()?;
-            all.push(Self { doors, arrivals: end.try_clone()?, own });
-        }
-        Ok(all)
+        let copy = |door: &Door| {
+            let waiting = Arc::clone(&door.waiting);
+            Ok(Door { socket: door.socket.try_clone()?, waiting })
+        };
+        let neighbours = |arrivals| {
+            let doors = doors.iter().map(copy).collect::<io::Result<_>>()?;
+            Ok(Self { doors, arrivals })
+        };
+        ends.into_iter().map(neighbours).collect()
     }
 
     /// The descriptors a worker takes with it.
@@ -135,7 +135,7 @@ pub(in super::super) fn hand_over(
 pub async fn take_over(core: Rc<Core>) {
     let neighbours = core.resume.as_ref().and_then(|resume| resume.neighbours.as_ref());
     let Some(neighbours) = neighbours else { return };
-    let waiting = neighbours.doors.get(neighbours.own).map(|door| Arc::clone(&door.waiting));
+    let waiting = neighbours.doors.get(core.worker).map(|door| Arc::clone(&door.waiting));
     let arrivals = neighbours.arrivals.try_clone().and_then(Watched::new);
     let (Some(waiting), Ok(arrivals)) = (waiting, arrivals) else {
         log::error!("worker {}: takes over no connections: no descriptor is left", core.worker);

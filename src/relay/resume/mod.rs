@@ -37,7 +37,7 @@ use source::Source;
 
 /// What one core knows of streams that are kept.
 pub struct Resume {
-    shelf: RefCell<Shelf>,
+    pub(super) shelf: RefCell<Shelf>,
     /// Sources that wait for one of their readers, by their streams' places.
     parked: RefCell<HashMap<u32, Box<Source>>>,
     neighbours: Option<Neighbours>,
@@ -98,7 +98,7 @@ impl Seat {
     }
 
     fn with<R>(&self, act: impl FnOnce(&mut Shelf) -> R) -> Option<R> {
-        self.core.resume.as_ref().map(|resume| act(&mut resume.shelf.borrow_mut()))
+        self.core.with_shelf(act)
     }
 }
 

@@ -9,15 +9,17 @@ use std::time::Instant;
 use super::super::Stage;
 use super::super::connection::{self, After, Connection};
 use super::super::exchange::Opening;
+use super::super::pump::{client_gone, gone, overdue};
 use super::super::record::Record;
 use super::super::task::spawn_caught;
 use super::Seat;
 use super::source::{self, Source};
 use crate::clock;
-use crate::error::{Failure, Phase};
-use crate::flow::replay::{FRAMES_PER_GATHER, Framing, Lines};
-use crate::flow::stream::Carried;
+use crate::error::Failure;
+use crate::flow::replay::{FRAMES_PER_GATHER, Lines};
+use crate::flow::stream::{Carried, Outgoing};
 use crate::flow::timers::{Due, Timers};
+use crate::http1::chunked::{CHUNK_LINE_BYTES, encode_chunk_line};
 use crate::limits::{ABORT_DELAY, READS_PER_TURN_MAX, SUSPECT_TIMEOUT, WRITE_SLICES_MAX};
 use crate::net::stream::Transport;
 use crate::net::timer;
@@ -48,7 +50,7 @@ impl Position {
 /// take what has an id for an event, and its data for JSON.
 pub(in super::super) fn put_hint(
     position: &Position,
-    (retry_ms, own_frame, framing): (u128, bool, Framing),
+    (retry_ms, own_frame, framing): (u128, bool, Outgoing),
     out: &mut Vec<u8>,
 ) {
     let Position { text, after } = position;
@@ -60,11 +62,13 @@ pub(in super::super) fn put_hint(
     put_payload(hint.as_bytes(), framing, out);
 }
 
-fn put_payload(payload: &[u8], framing: Framing, out: &mut Vec<u8>) {
+fn put_payload(payload: &[u8], framing: Outgoing, out: &mut Vec<u8>) {
     match framing {
-        Framing::Plain => out.extend_from_slice(payload),
-        Framing::Chunked => {
-            out.extend_from_slice(format!("{:x}\r\n", payload.len()).as_bytes());
+        Outgoing::Plain => out.extend_from_slice(payload),
+        Outgoing::Chunked => {
+            let mut line = [0; CHUNK_LINE_BYTES];
+            let len = encode_chunk_line(payload.len(), &mut line);
+            out.extend_from_slice(&line[..len]);
             out.extend_from_slice(payload);
             out.extend_from_slice(b"\r\n");
         }
@@ -106,7 +110,7 @@ struct Reading {
     record: Option<Record>,
     seat: Seat,
     text: StreamText,
-    framing: Framing,
+    framing: Outgoing,
     /// What is not kept: the head, a heartbeat, the end. It goes before the next frame.
     own: Vec<u8>,
     own_sent: usize,
@@ -117,6 +121,10 @@ struct Reading {
     watching: bool,
     /// The source may have to end.
     interrupted: bool,
+    /// This reader must go.
+    replaced: bool,
+    /// Another may have taken its place.
+    doubted: bool,
     /// Bytes the socket took.
     sent: i64,
     suspicion: Option<Suspicion>,
@@ -136,6 +144,10 @@ enum News {
     Cancelled,
     /// Its source waits for a driver.
     Parked,
+    /// So many others read it that this one must go.
+    Replaced,
+    /// Another has come, perhaps in this one's place.
+    Doubt,
 }
 
 /// How a reader's stream ended, when all of it was sent.
@@ -171,6 +183,8 @@ pub(in super::super) fn go_on(connection: Connection, reads: Box<Reads>) {
         blocked: false,
         watching: true,
         interrupted: false,
+        replaced: false,
+        doubted: false,
         sent: 0,
         suspicion: None,
         carried: Carried::default(),
@@ -184,15 +198,11 @@ pub(in super::super) fn go_on(connection: Connection, reads: Box<Reads>) {
     });
 }
 
-fn gone(outcome: Outcome, message: impl Into<String>) -> Failure {
-    Failure::downstream(Phase::Body, outcome, message)
-}
-
 /// Sends slices; how many bytes the socket took, and of how many.
 fn send(transport: &Transport, slices: &[IoSlice<'_>]) -> Result<(Option<usize>, usize), Failure> {
     let wanted = slices.iter().map(|slice| slice.len()).sum::<usize>();
     let sent = transport.try_send_vectored(slices);
-    sent.map(|sent| (sent, wanted)).map_err(|error| gone(Outcome::ClientGone, error.to_string()))
+    sent.map(|sent| (sent, wanted)).map_err(client_gone)
 }
 
 impl Reading {
@@ -243,7 +253,14 @@ impl Reading {
             if client_stirred {
                 self.connection.look(&mut self.watching)?;
             }
-            self.suspect(now);
+            if self.replaced {
+                self.connection.core().metrics.readers_replaced.inc();
+                let message = "so many newer connections read this stream";
+                return Err(gone(Outcome::ClientGone, message));
+            }
+            if std::mem::take(&mut self.doubted) {
+                self.suspect(now);
+            }
             if late {
                 self.due(now)?;
             }
@@ -336,10 +353,13 @@ impl Reading {
                     return News::Parked;
                 }
             }
-            let log = &kept.log;
-            if log.is_replaced(reader) || log.is_suspect(reader) {
-                return News::Other;
+            if kept.log.is_replaced(reader) {
+                return News::Replaced;
             }
+            if kept.log.take_suspicion(reader) {
+                return News::Doubt;
+            }
+            let log = &kept.log;
             let more = !log.is_caught_up(reader) || log.is_over() || log.has_gap(reader);
             if more && !blocked { News::Other } else { News::None }
         });
@@ -356,20 +376,20 @@ impl Reading {
                 self.interrupted = true;
                 true
             }
+            Some(News::Replaced) => {
+                self.replaced = true;
+                true
+            }
+            Some(News::Doubt) => {
+                self.doubted = true;
+                true
+            }
             Some(News::Other) | None => true,
         }
     }
 
     /// Sends what can be sent; the end, when all of it was.
     fn turn(&mut self, now: Instant) -> Result<Option<End>, Failure> {
-        let (slot, reader) = (self.seat.slot, self.seat.reader);
-        let replaced = self
-            .seat
-            .with(|shelf| shelf.stream(slot).is_some_and(|kept| kept.log.is_replaced(reader)));
-        if replaced == Some(true) {
-            self.connection.core().metrics.readers_replaced.inc();
-            return Err(gone(Outcome::ClientGone, "so many newer connections read this stream"));
-        }
         for _ in 0..READS_PER_TURN_MAX {
             if self.blocked {
                 return Ok(None);
@@ -399,7 +419,7 @@ impl Reading {
         let rest = &self.own[self.own_sent..];
         let wanted = rest.len();
         let sent = self.connection.transport.try_send(rest);
-        let sent = sent.map_err(|error| gone(Outcome::ClientGone, error.to_string()))?;
+        let sent = sent.map_err(client_gone)?;
         self.own_sent += self.wrote(now, sent, wanted);
         if self.own_sent == self.own.len() {
             (self.own, self.own_sent) = (Vec::new(), 0);
@@ -471,7 +491,7 @@ impl Reading {
         if !whole {
             return Ok(Some(End::Broken(outcome)));
         }
-        if self.framing == Framing::Plain || self.ending {
+        if self.framing == Outgoing::Plain || self.ending {
             return Ok(Some(End::InOrder(outcome)));
         }
         self.ending = true;
@@ -480,13 +500,9 @@ impl Reading {
         Ok(None)
     }
 
-    /// Begins to doubt whether anybody is there, where another reader has come.
+    /// Begins to doubt whether anybody is there: another reader has come.
     fn suspect(&mut self, now: Instant) {
-        let (slot, reader) = (self.seat.slot, self.seat.reader);
-        let new = self.seat.with(|shelf| {
-            shelf.stream_mut(slot).is_some_and(|kept| kept.log.take_suspicion(reader))
-        });
-        if new != Some(true) || self.suspicion.is_some() {
+        if self.suspicion.is_some() {
             return;
         }
         // One byte more, or nothing at all would be an answer.
@@ -512,7 +528,8 @@ impl Reading {
                 self.timers.skip_heartbeat(now);
                 Ok(())
             }
-            Some(Due::Stalled) => Err(gone(Outcome::ClientStalled, "the client takes no bytes")),
+            Some(due @ Due::Stalled) => overdue(due),
+            // The upstream's limits are its source's.
             _ => Ok(()),
         }
     }

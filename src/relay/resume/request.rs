@@ -5,19 +5,16 @@ use std::rc::Rc;
 use aws_lc_rs::{digest, rand};
 
 use super::super::Core;
-use super::super::Stage;
-use super::super::answer;
 use super::super::attempt::Refusal;
 use super::super::body;
 use super::super::connection::{After, Connection};
-use super::super::exchange::{Begun, Opening, refuse};
+use super::super::exchange::{Begun, Opening, no_content, refuse};
 use super::super::record::Record;
 use super::super::routing::Way;
 use super::Seat;
 use super::reader;
 use crate::flow::replay::{Coming, Credential, Found};
-use crate::http1::Version;
-use crate::http1::head::{BodyFraming, RequestHead, ResponseHead};
+use crate::http1::head::{RequestHead, ResponseHead};
 use crate::http1::query;
 use crate::outcome::Outcome;
 use crate::sse::sequence::EventId;
@@ -83,7 +80,7 @@ pub(in super::super) async fn come_back(
 ) -> Result<Begun, (Outcome, After)> {
     let route = &way.route.route;
     // What it asked for the first time is not asked for again.
-    if !matches!(head.framing(), BodyFraming::None | BodyFraming::Length(0))
+    if head.has_body()
         && let Err(mut refusal) = body::whole(connection, head, route).await
     {
         refusal.fields.extend(way.cors.iter().cloned());
@@ -108,7 +105,8 @@ pub(in super::super) async fn come_back(
             let cancelled = head.method() == "DELETE";
             let counter = if cancelled { &metrics.resume_cancelled } else { &metrics.resume_over };
             counter.inc();
-            return Err(nothing_more(connection, head, record, way).await);
+            // To 204 an `EventSource` does not come again (HTML Standard, section 9.2.2).
+            return Err(no_content(connection, (head, true), record, &way.cors).await);
         }
         Found::Gap => {
             metrics.resume_gaps.inc();
@@ -141,25 +139,6 @@ fn find(core: &Core, head: &RequestHead, way: &Way, named: Named) -> Found {
         return shelf.resume(coming);
     }
     if shelf.cancel(coming) { Found::Over } else { Found::Unknown }
-}
-
-/// Answers that there is nothing more to come: to 204 an `EventSource` does not come again (HTML
-/// Standard, section 9.2.2).
-async fn nothing_more(
-    connection: &mut Connection,
-    head: &RequestHead,
-    record: &Record,
-    way: &Way,
-) -> (Outcome, After) {
-    let keep = head.keep_alive()
-        && head.version() == Version::Http11
-        && connection.core().stage() == Stage::Serving;
-    let bytes = answer::encode_preflight(&way.cors, &record.live.request_id, !keep);
-    record.responded(204);
-    match connection.send_all(&bytes).await {
-        Ok(()) => (Outcome::Done, After::whole(keep)),
-        Err(outcome) => (outcome, After::Abort),
-    }
 }
 
 /// Begins to keep the stream that a request is answered with, where its route does that.

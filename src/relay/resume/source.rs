@@ -1,19 +1,18 @@
 //! The upstream's side of a stream that is kept: reads it into the log, whoever is there to read.
 
 use std::future::poll_fn;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::super::exchange::{Response, give_back, outcome};
-use super::super::pump::{failure, malformed, receive_failed, truncated};
+use super::super::pump::{failure, malformed, overdue, receive_failed, truncated};
 use super::super::record::Record;
 use super::super::task::spawn_caught;
 use super::super::{Core, Registration, Stage};
 use crate::buf::{Block, prefetch, prefetch_from};
 use crate::clock;
-use crate::dialect::ErrorText;
 use crate::error::Failure;
 use crate::flow::replay::{Kept, Log, Shelf};
 use crate::flow::stream::StreamFault;
@@ -130,7 +129,7 @@ async fn alone(mut source: Source) {
 
 impl Source {
     fn with<R>(&self, act: impl FnOnce(&mut Shelf) -> R) -> Option<R> {
-        self.core.resume.as_ref().map(|resume| act(&mut resume.shelf.borrow_mut()))
+        self.core.with_shelf(act)
     }
 
     /// Has this task woken when readers come, go, or make room.
@@ -258,17 +257,8 @@ impl Source {
     fn pass(&mut self, now: Instant) -> Result<(), Failure> {
         let mut block = Block::for_reading();
         let received = self.response.upstream.try_recv(block.bytes_mut());
-        let n = match received.map_err(receive_failed)? {
-            None => {
-                self.ready = false;
-                return Ok(());
-            }
-            Some(0) => return self.upstream_closed(),
-            Some(n) => n,
-        };
-        self.ready = n == block.size();
+        let Some(n) = self.noted(now, received, block.size())? else { return Ok(()) };
         let Response { body, .. } = &mut self.response;
-        body.timers.read(now);
         let bytes = &block.bytes()[..n];
         let taken = body.stream.take_passing(bytes);
         body.stream.passed(taken);
@@ -302,20 +292,32 @@ impl Source {
         let Response { upstream, body, .. } = &mut self.response;
         let room = body.stream.room();
         let size = room.len();
-        match upstream.try_recv(room).map_err(receive_failed)? {
+        let received = upstream.try_recv(room);
+        let Some(n) = self.noted(now, received, size)? else { return Ok(()) };
+        let received = self.response.body.stream.received(n);
+        let unused = self.taken(now, received)?;
+        self.response.extra |= unused > 0;
+        Ok(())
+    }
+
+    /// Notes what a read into `size` bytes of room came to; the bytes it brought, if any.
+    fn noted(
+        &mut self,
+        now: Instant,
+        received: io::Result<Option<usize>>,
+        size: usize,
+    ) -> Result<Option<usize>, Failure> {
+        match received.map_err(receive_failed)? {
             None => {
                 self.ready = false;
-                Ok(())
+                Ok(None)
             }
-            Some(0) => self.upstream_closed(),
+            Some(0) => self.upstream_closed().map(|()| None),
             Some(n) => {
                 // A short read emptied the socket; the next wait sees what comes after.
                 self.ready = n == size;
-                body.timers.read(now);
-                let received = body.stream.received(n);
-                let unused = self.taken(now, received)?;
-                self.response.extra |= unused > 0;
-                Ok(())
+                self.response.body.timers.read(now);
+                Ok(Some(n))
             }
         }
     }
@@ -386,12 +388,9 @@ impl Source {
         match self.response.body.timers.due(now) {
             // Bytes that arrived together with these deadlines are moved first.
             Some(Due::FirstByte | Due::Idle) if self.ready => Ok(()),
-            Some(Due::FirstByte) => {
-                Err(failure(Outcome::FirstByteTimeout, "the upstream sent no first frame in time"))
-            }
-            Some(Due::Idle) => Err(failure(Outcome::IdleTimeout, "the upstream fell silent")),
-            Some(Due::Stream) => Err(failure(Outcome::StreamTimeout, "the stream took too long")),
+            // Its readers' own.
             Some(Due::Stalled | Due::Heartbeat) | None => Ok(()),
+            Some(due) => overdue(due),
         }
     }
 
@@ -417,15 +416,8 @@ impl Source {
 
     /// Keeps the frame that tells a failure, as the last; false where there is none.
     fn tell(&mut self, failure: &Failure) -> bool {
-        self.record.error.replace(Some(failure.message.as_str().into()));
         let stream = &mut self.response.body.stream;
-        let text = ErrorText {
-            status: failure.status(),
-            code: failure.outcome.as_str(),
-            message: &failure.message,
-            request_id: &self.record.live.request_id,
-            sequence: stream.carried().frames,
-        };
+        let text = self.record.failed(failure, stream.carried().frames);
         let frame = stream.error_frame(&text, failure.outcome.is_timeout());
         if !frame.is_empty() {
             self.change(|log| log.push(&frame));
@@ -441,16 +433,17 @@ fn add(
     (slot, ahead): (u32, &mut Ahead),
     keep: impl FnOnce(&mut Log) -> Result<(), FrameTooLarge>,
 ) -> Result<(), Failure> {
-    let Some(resume) = &core.resume else { return Ok(()) };
-    let mut shelf = resume.shelf.borrow_mut();
-    let kept = shelf.change(slot, |log| {
-        let kept = keep(log);
-        log.wake_readers();
+    let kept = core.with_shelf(|shelf| {
+        let kept = shelf.change(slot, |log| {
+            let kept = keep(log);
+            log.wake_readers();
+            kept
+        });
+        *ahead = shelf.near(slot);
         kept
     });
-    *ahead = shelf.near(slot);
     let too_large = |error: FrameTooLarge| failure(Outcome::FrameTooLarge, error.to_string());
-    kept.unwrap_or(Ok(())).map_err(too_large)
+    kept.flatten().unwrap_or(Ok(())).map_err(too_large)
 }
 
 /// Sees to it that a stream's readers learn of its end.
@@ -462,9 +455,8 @@ struct Unfinished {
 
 impl Unfinished {
     fn finish(&mut self, outcome: Outcome, whole: bool) {
-        if let Some(resume) = &self.core.resume {
-            resume.shelf.borrow_mut().finish(self.slot, outcome, whole, clock::now());
-        }
+        let now = clock::now();
+        self.core.with_shelf(|shelf| shelf.finish(self.slot, outcome, whole, now));
         self.over = true;
     }
 }

@@ -18,7 +18,7 @@ fn log(bytes_max: usize) -> Log {
 }
 
 /// What a reader is sent next.
-fn gathered(log: &Log, key: ReaderKey, framing: Framing) -> Vec<u8> {
+fn gathered(log: &Log, key: ReaderKey, framing: Outgoing) -> Vec<u8> {
     let (mut lines, mut slices) =
         (Lines::<FRAMES_PER_GATHER>::default(), [IoSlice::new(&[]); WRITE_SLICES_MAX]);
     let used = log.gather(key, (&text(), framing), &mut lines, &mut slices);
@@ -26,7 +26,7 @@ fn gathered(log: &Log, key: ReaderKey, framing: Framing) -> Vec<u8> {
 }
 
 /// Everything a reader has not been sent, taken `step` bytes at a time.
-fn drained(log: &mut Log, key: ReaderKey, framing: Framing, step: usize) -> Vec<u8> {
+fn drained(log: &mut Log, key: ReaderKey, framing: Outgoing, step: usize) -> Vec<u8> {
     let mut all = Vec::new();
     loop {
         let next = gathered(log, key, framing);
@@ -69,12 +69,12 @@ fn every_cut_of_input_and_output_brings_the_same_numbered_frames() {
             let plain = log.attach(0).expect("from the start");
             let chunked = log.attach(0).expect("from the start");
             log.feed(&stream[..cut]).expect("short");
-            let mut first = drained(&mut log, plain, Framing::Plain, step);
+            let mut first = drained(&mut log, plain, Outgoing::Plain, step);
             log.feed(&stream[cut..]).expect("short");
             log.finish(true);
-            first.extend(drained(&mut log, plain, Framing::Plain, step));
+            first.extend(drained(&mut log, plain, Outgoing::Plain, step));
             assert_eq!(String::from_utf8_lossy(&first), expected.concat(), "cut at {cut}");
-            let second = drained(&mut log, chunked, Framing::Chunked, step);
+            let second = drained(&mut log, chunked, Outgoing::Chunked, step);
             let chunks: String = expected.iter().map(|payload| chunk(payload)).collect();
             assert_eq!(String::from_utf8_lossy(&second), chunks, "cut at {cut}");
         }
@@ -87,7 +87,7 @@ fn a_rest_of_which_nothing_is_left_is_no_chunk_of_no_bytes() {
     let key = log.attach(0).expect("from the start");
     log.feed(b"data: a\n\nid: 7").expect("short");
     log.finish(true);
-    let sent = drained(&mut log, key, Framing::Chunked, usize::MAX);
+    let sent = drained(&mut log, key, Outgoing::Chunked, usize::MAX);
     assert_eq!(String::from_utf8(sent), Ok(chunk(&numbered(&["data: a\n\n"], 1))));
 }
 
@@ -103,7 +103,7 @@ fn a_reader_goes_on_behind_any_frame_and_nowhere_else() {
     }
     for after in 0..=50_u64 {
         let key = log.attach(after).expect("kept");
-        let sent = drained(&mut log, key, Framing::Plain, 100);
+        let sent = drained(&mut log, key, Outgoing::Plain, 100);
         let mut parser = Parser::new(1000);
         let mut messages = Vec::<Message>::new();
         parser.feed(&sent, &mut messages).expect("short");
@@ -128,7 +128,7 @@ fn frames_of_any_length_are_kept_within_the_bound_and_the_oldest_go_first() {
         let len = if number % 100 == 0 { rng.usize(60_000..100_000) } else { rng.usize(1..2000) };
         let frame = format!("data: {}\n\n", "x".repeat(len));
         log.feed(frame.as_bytes()).expect("fits");
-        let sent = drained(&mut log, key, Framing::Chunked, usize::MAX);
+        let sent = drained(&mut log, key, Outgoing::Chunked, usize::MAX);
         assert_eq!(String::from_utf8(sent), Ok(chunk(&numbered(&[&frame], number))));
         assert!(log.bytes() <= bytes_max, "{} bytes", log.bytes());
     }
@@ -147,7 +147,7 @@ fn a_frame_that_is_too_long_is_refused_and_what_came_before_it_is_kept() {
     log.finish(false);
     let key = log.attach(0).expect("kept");
     let expected = numbered(&["data: a\n\n", "event: error\ndata: b\n\n"], 1);
-    assert_eq!(drained(&mut log, key, Framing::Plain, 10), expected.as_bytes());
+    assert_eq!(drained(&mut log, key, Outgoing::Plain, 10), expected.as_bytes());
 }
 
 /// Frames of 1,000 bytes with everything around them as they are kept.
@@ -166,19 +166,19 @@ fn the_source_waits_for_its_furthest_reader_alone() {
     assert!(log.wants_more(false));
     fill(&mut log, 30..34);
     assert!(!log.wants_more(false), "34 KB behind, of 32 KiB");
-    let all = gathered(&log, quick, Framing::Plain).len();
-    log.sent(quick, (&text(), Framing::Plain), all / 31 * 10);
+    let all = gathered(&log, quick, Outgoing::Plain).len();
+    log.sent(quick, (&text(), Outgoing::Plain), all / 31 * 10);
     assert!(!log.wants_more(false) && !log.may_resume(), "not below 16 KiB yet");
-    drained(&mut log, quick, Framing::Plain, usize::MAX);
+    drained(&mut log, quick, Outgoing::Plain, usize::MAX);
     assert!(log.may_resume() && log.wants_more(false));
     assert!(!log.has_gap(slow));
     for _ in 0..10 {
         fill(&mut log, 0..8);
-        drained(&mut log, quick, Framing::Plain, usize::MAX);
+        drained(&mut log, quick, Outgoing::Plain, usize::MAX);
         assert!(log.wants_more(false), "the slow one stalls nobody");
     }
     assert!(log.has_gap(slow) && log.bytes() <= 64 * 1024);
-    assert_eq!(gathered(&log, slow, Framing::Plain), b"", "nothing out of order");
+    assert_eq!(gathered(&log, slow, Outgoing::Plain), b"", "nothing out of order");
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn without_a_reader_nothing_is_lost_that_nobody_has_and_the_source_pauses() {
     let key = log.attach(0).expect("from the start");
     for _ in 0..10 {
         fill(&mut log, 0..10);
-        drained(&mut log, key, Framing::Plain, usize::MAX);
+        drained(&mut log, key, Outgoing::Plain, usize::MAX);
     }
     log.detach(key);
     let mut more = 0;
@@ -200,7 +200,7 @@ fn without_a_reader_nothing_is_lost_that_nobody_has_and_the_source_pauses() {
     // What was sent may not have arrived: half of the log reaches back behind it.
     let back = log.attach(100 - 20).expect("kept");
     assert!(!log.wants_more(false), "as far behind as at the mark, or further");
-    drained(&mut log, back, Framing::Plain, usize::MAX);
+    drained(&mut log, back, Outgoing::Plain, usize::MAX);
     assert!(log.wants_more(false), "and on it goes");
 }
 
@@ -211,7 +211,7 @@ fn where_memory_is_short_only_what_somebody_has_may_be_added_to() {
     assert!(log.wants_more(true), "nothing waits to be read");
     fill(&mut log, 0..1);
     assert!(!log.wants_more(true));
-    drained(&mut log, key, Framing::Plain, usize::MAX);
+    drained(&mut log, key, Outgoing::Plain, usize::MAX);
     assert!(log.wants_more(true));
 }
 

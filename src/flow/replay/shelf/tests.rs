@@ -10,7 +10,8 @@ use fastrand::Rng;
 
 use super::*;
 use crate::clock;
-use crate::flow::replay::log::{FRAMES_PER_GATHER, Framing, Lines};
+use crate::flow::replay::log::{FRAMES_PER_GATHER, Lines};
+use crate::flow::stream::Outgoing;
 use crate::limits::WRITE_SLICES_MAX;
 use crate::sse::sequence::Epoch;
 use crate::sse::{Message, Parser};
@@ -148,7 +149,7 @@ impl World {
         let Client { stream, seat: Some(reader), .. } = self.clients[client] else { return };
         let text = self.streams[stream].text;
         let part = self.rng.f64();
-        let how = (&text, Framing::Plain);
+        let how = (&text, Outgoing::Plain);
         let (shelf, slot) = self.shelf(stream);
         let kept = shelf.stream_mut(slot).expect("it has a reader");
         if kept.log.has_gap(reader) {
