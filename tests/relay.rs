@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use millstream::outcome::Outcome;
 use sha2::{Digest, Sha256};
 use support::{
-    Got, ask, chat, connect, drivers, ended, eventually, mock, read_response, relay, scripted, stop,
+    DIALECT_PATHS, Got, ask, chat, connect, drivers, ended, eventually, mock, read_response, relay,
+    scripted, stop,
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -38,13 +39,7 @@ fn got(addr: std::net::SocketAddr, request: &str) -> Got {
 fn every_dialect_and_framing_comes_through_byte_for_byte() {
     with_mock("", |upstream, relay, server| {
         let mut asked = 0;
-        for path in [
-            CHAT,
-            "/v1/responses",
-            "/v1/messages",
-            "/prompt/optimize-prompt",
-            "/api/v1/services/aigc/text-generation/generation",
-        ] {
+        for path in DIALECT_PATHS {
             for mock in [
                 "framing=chunked",
                 "framing=length",

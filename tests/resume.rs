@@ -12,7 +12,7 @@ use millstream::outcome::Outcome;
 use millstream::server::Server;
 use millstream::sse::{Message, Parser};
 use millstream::telemetry::metrics::{Counter, WorkerMetrics};
-use support::{ask, chat, connect, drivers, ended, eventually, mock, relay, stop};
+use support::{DIALECT_PATHS, ask, chat, connect, drivers, ended, eventually, mock, relay, stop};
 
 /// Runs `test` with a relay that keeps streams, on each driver.
 fn with(flags: &str, test: impl Fn(&Upstream, SocketAddr, &Server)) {
@@ -46,13 +46,7 @@ fn frames_are_numbered_and_otherwise_what_they_were_in_every_dialect_and_framing
         let upstream = mock();
         let server = relay(upstream, io, "--resume --resume-bytes 8m --max-frame-bytes 4m");
         let relay = server.addresses[0];
-        for path in [
-            CHAT,
-            "/v1/responses",
-            "/v1/messages",
-            "/prompt/optimize-prompt",
-            "/api/v1/services/aigc/text-generation/generation",
-        ] {
+        for path in DIALECT_PATHS {
             for mock in [
                 "framing=chunked",
                 "framing=length",
@@ -102,9 +96,7 @@ fn frames_are_numbered_and_otherwise_what_they_were_in_every_dialect_and_framing
 #[test]
 fn a_client_comes_back_to_where_it_was_by_any_method() {
     with("", |upstream, relay, server| {
-        let (mut client, mut answer) = upstream.chat(relay);
-        answer.say(3, 10);
-        client.read(3);
+        let (client, mut answer) = upstream.under_way(relay, 3, 10);
         client.assert_numbered_from(1, 10);
         let (name, id) = (client.field("x-stream-id"), client.last_id());
         drop(client);
@@ -147,9 +139,7 @@ fn a_client_comes_back_to_where_it_was_by_any_method() {
 #[test]
 fn whatever_worker_it_lands_on_its_stream_is_there_and_its_connection_stays_usable() {
     with("--workers 2", |upstream, relay, server| {
-        let (mut client, mut answer) = upstream.chat(relay);
-        answer.say(1, 10);
-        client.read(1);
+        let (client, mut answer) = upstream.under_way(relay, 1, 10);
         let mut id = client.last_id();
         drop(client);
         let mut last = 1;
@@ -256,9 +246,7 @@ fn a_gap_is_told_and_what_has_expired_is_unknown() {
 #[test]
 fn a_stream_goes_on_without_its_client_for_a_while_and_then_is_cancelled() {
     with("--detach-grace 1s", |upstream, relay, server| {
-        let (mut client, mut answer) = upstream.chat(relay);
-        answer.say(2, 10);
-        client.read(2);
+        let (client, mut answer) = upstream.under_way(relay, 2, 10);
         let id = client.last_id();
         drop(client);
         eventually("it is noticed", || count(server, |m| &m.detached) == 1);
@@ -285,9 +273,7 @@ fn a_stream_goes_on_without_its_client_for_a_while_and_then_is_cancelled() {
 #[test]
 fn a_stream_that_finished_without_its_client_waits_for_it() {
     with("", |upstream, relay, server| {
-        let (mut client, mut answer) = upstream.chat(relay);
-        answer.say(1, 10);
-        client.read(1);
+        let (client, mut answer) = upstream.under_way(relay, 1, 10);
         let id = client.last_id();
         drop(client);
         answer.say(50, 10);
@@ -304,9 +290,7 @@ fn a_stream_that_finished_without_its_client_waits_for_it() {
 #[test]
 fn without_a_client_the_upstream_is_read_as_far_as_the_log_goes_and_no_frame_is_lost() {
     with("--resume-bytes 64k", |upstream, relay, server| {
-        let (mut client, mut answer) = upstream.chat(relay);
-        answer.say(1, 1000);
-        client.read(1);
+        let (client, mut answer) = upstream.under_way(relay, 1, 1000);
         let id = client.last_id();
         drop(client);
         // More than the log and the sockets between take.
@@ -330,9 +314,7 @@ fn without_a_client_the_upstream_is_read_as_far_as_the_log_goes_and_no_frame_is_
 #[test]
 fn a_slow_reader_stalls_no_other_and_learns_that_it_fell_behind() {
     with("--resume-bytes 64k", |upstream, relay, server| {
-        let (mut quick, mut answer) = upstream.chat(relay);
-        answer.say(1, 1000);
-        quick.read(1);
+        let (mut quick, mut answer) = upstream.under_way(relay, 1, 1000);
         let mut slow = Client::back(relay, &quick.field("x-stream-id"));
         slow.read(1);
         let frames = 12_000;
@@ -358,9 +340,7 @@ fn a_slow_reader_stalls_no_other_and_learns_that_it_fell_behind() {
 #[test]
 fn two_readers_that_keep_up_both_get_everything() {
     with("--workers 2", |upstream, relay, _| {
-        let (mut one, mut answer) = upstream.chat(relay);
-        answer.say(1, 200);
-        one.read(1);
+        let (mut one, mut answer) = upstream.under_way(relay, 1, 200);
         let mut two = Client::back(relay, &one.field("x-stream-id"));
         for round in 1..=100 {
             answer.say(3, 200);
@@ -380,9 +360,7 @@ fn two_readers_that_keep_up_both_get_everything() {
 #[test]
 fn a_dead_connection_is_closed_for_the_one_that_takes_its_place_and_a_live_one_stays() {
     with("--resume-bytes 32m", |upstream, relay, server| {
-        let (mut live, mut answer) = upstream.chat(relay);
-        answer.say(1, 1000);
-        live.read(1);
+        let (mut live, mut answer) = upstream.under_way(relay, 1, 1000);
         let name = live.field("x-stream-id");
         // It stops reading: its window closes, and it acknowledges nothing more.
         let dead = Client::back_narrowly(relay, &name);
@@ -430,9 +408,7 @@ fn a_failure_is_told_with_its_number_to_everyone_who_comes_and_never_ends_in_ord
 fn a_cancelled_stream_is_ended_upstream_and_forgotten() {
     with("--workers 2", |upstream, relay, server| {
         for by in ["Last-Event-ID", "X-Stream-Id"] {
-            let (mut client, mut answer) = upstream.chat(relay);
-            answer.say(1, 10);
-            client.read(1);
+            let (mut client, answer) = upstream.under_way(relay, 1, 10);
             let (name, id) = (client.field("x-stream-id"), client.last_id());
             let delete = format!("DELETE {CHAT} HTTP/1.1\r\nHost: t\r\n{by}: {name}\r\n\r\n");
             assert_eq!(status(relay, &delete).0, 204);
@@ -513,9 +489,7 @@ fn at_the_end_of_a_drain_its_readers_are_told() {
     for io in drivers() {
         let upstream = Upstream::new();
         let server = relay(upstream.addr, io, "--resume");
-        let (mut client, mut answer) = upstream.chat(server.addresses[0]);
-        answer.say(1, 10);
-        client.read(1);
+        let (mut client, mut answer) = upstream.under_way(server.addresses[0], 1, 10);
         server.drain();
         answer.say(1, 10);
         client.read(2);
@@ -582,9 +556,7 @@ fn a_thousand_cuts_at_random_lose_and_double_nothing() {
 #[test]
 fn a_client_that_lost_more_connections_than_a_stream_may_have_takes_the_oldest_place() {
     with("", |upstream, relay, server| {
-        let (mut first, mut answer) = upstream.chat(relay);
-        answer.say(1, 10);
-        first.read(1);
+        let (mut first, answer) = upstream.under_way(relay, 1, 10);
         let name = first.field("x-stream-id");
         // What stands between keeps its connections, and acknowledges.
         let mut later: Vec<Client> = (0..40).map(|_| Client::back(relay, &name)).collect();
@@ -601,9 +573,7 @@ fn a_detached_stream_holds_up_no_drain() {
     for io in drivers() {
         let upstream = Upstream::new();
         let server = relay(upstream.addr, io, "--resume");
-        let (mut client, mut answer) = upstream.chat(server.addresses[0]);
-        answer.say(1, 10);
-        client.read(1);
+        let (mut client, mut answer) = upstream.under_way(server.addresses[0], 1, 10);
         server.drain();
         answer.say(1, 10);
         client.read(2);

@@ -19,14 +19,13 @@ use std::time::{Duration, Instant};
 use millstream::outcome::Outcome;
 use millstream::server::Server;
 use support::{Got, ask, connect, drivers, ended, eventually, mock, read_response, stop};
-use upstream::{EVENTS, Upstream, configured};
+use upstream::{EVENTS, Upstream, configured, configured_to};
 
 /// Runs `test` with a relay of `config` (`UP` is the upstream) on each driver.
 fn with(config: &str, flags: &str, test: impl Fn(&Upstream, SocketAddr, &Server)) {
     for io in drivers() {
         let upstream = Upstream::answering(EVENTS);
-        let text = config.replace("UP", &format!("http://{}", upstream.addr));
-        let server = configured(io, &text, flags);
+        let server = configured_to(upstream.addr, io, config, flags);
         test(&upstream, server.addresses[0], &server);
         stop(server);
     }
@@ -412,7 +411,7 @@ fn a_route_carries_no_more_than_it_may() {
         [[route]]\nprefix = \"/free\"\nto = \"/v1\"\n";
     for io in drivers() {
         let upstream = mock();
-        let server = configured(io, &config.replace("UP", &format!("http://{upstream}")), "");
+        let server = configured_to(upstream, io, config, "");
         let relay = server.addresses[0];
         let slow = request("POST /v1/chat/completions?mock_stall=1:60000", "", "{\"stream\":true}");
         let mut streams: Vec<_> = (0..2)
@@ -443,7 +442,7 @@ fn times_are_those_of_the_route() {
         [[route]]\nprefix = \"/short\"\nto = \"/v1\"\nstream_timeout = \"300ms\"\n";
     for io in drivers() {
         let upstream = mock();
-        let server = configured(io, &config.replace("UP", &format!("http://{upstream}")), "");
+        let server = configured_to(upstream, io, config, "");
         let line = "POST /short/chat/completions?mock_stall=2:60000";
         let short = got(server.addresses[0], line, "", "{\"stream\":true}");
         assert!(!short.whole && short.text().contains("\"code\":\"stream_timeout\""));
@@ -453,11 +452,7 @@ fn times_are_those_of_the_route() {
         assert!(long.whole && long.text().contains("[DONE]"));
         stop(server);
         // A flag wins over the route.
-        let server = configured(
-            io,
-            &config.replace("UP", &format!("http://{upstream}")),
-            "--stream-timeout 60s",
-        );
+        let server = configured_to(upstream, io, config, "--stream-timeout 60s");
         let line = "POST /short/chat/completions?mock_stall=2:600";
         assert!(got(server.addresses[0], line, "", "{\"stream\":true}").whole);
         stop(server);

@@ -67,6 +67,14 @@ impl Upstream {
         self.begun(relay, &crate::support::chat(CHAT, ""))
     }
 
+    /// The same, with so many frames said and read.
+    pub fn under_way(&self, relay: SocketAddr, frames: u64, len: usize) -> (Client, Answer) {
+        let (mut client, mut answer) = self.chat(relay);
+        answer.say(frames, len);
+        client.read(frames as usize);
+        (client, answer)
+    }
+
     /// The same for another request.
     pub fn begun(&self, relay: SocketAddr, request: &str) -> (Client, Answer) {
         let mut stream = connect(relay);

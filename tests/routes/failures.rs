@@ -11,7 +11,7 @@ use millstream::server::Server;
 use crate::support::{
     ask, connect, drivers, ended, eventually, mock, read_response, scripted, stop,
 };
-use crate::upstream::{Upstream, configured};
+use crate::upstream::{Upstream, configured_to};
 use crate::{field, got, request};
 
 const ENDS: &str = r#"
@@ -50,7 +50,7 @@ const TIMEOUT: &str = "event: timeout\ndata: the stream took too long\n\n";
 fn a_failure_that_has_an_event_ends_the_stream_by_name() {
     for io in drivers() {
         let upstream = mock();
-        let server = configured(io, &ENDS.replace("UP", &format!("http://{upstream}")), "");
+        let server = configured_to(upstream, io, ENDS, "");
         let relay = server.addresses[0];
         let asked = |line: &str| got(relay, &format!("POST {line}"), "", "{\"stream\":true}");
         for (path, whole, end) in [
@@ -80,7 +80,7 @@ fn a_failure_that_has_an_event_ends_the_stream_by_name() {
 fn behind_such_an_end_the_connection_is_kept() {
     for io in drivers() {
         let upstream = mock();
-        let server = configured(io, &ENDS.replace("UP", &format!("http://{upstream}")), "");
+        let server = configured_to(upstream, io, ENDS, "");
         let relay = server.addresses[0];
         let body = "{\"stream\":true}";
         let line = "POST /named/v1/messages?mock_truncate=900";
@@ -101,7 +101,7 @@ fn behind_such_an_end_the_connection_is_kept() {
 fn a_failure_that_comes_early_is_a_status_or_the_event() {
     for io in drivers() {
         let upstream = mock();
-        let server = configured(io, &ENDS.replace("UP", &format!("http://{upstream}")), "");
+        let server = configured_to(upstream, io, ENDS, "");
         let relay = server.addresses[0];
         let asked = |line: &str| got(relay, &format!("POST {line}"), "", "{\"stream\":true}");
         let late = asked("/named/v1/messages?mock_head_delay=60000");
@@ -179,7 +179,7 @@ fn errors() -> Vec<(&'static str, u16, String, &'static str)> {
 }
 
 fn relaying(io: Io, upstream: SocketAddr) -> Server {
-    configured(io, &RETOLD.replace("UP", &format!("http://{upstream}")), "")
+    configured_to(upstream, io, RETOLD, "")
 }
 
 /// An upstream's own error keeps its status and what it says, in the words of the route.

@@ -5,9 +5,9 @@ use std::net::TcpListener;
 
 use millstream::sse::{Message, Parser};
 
-use super::{got, request, with};
+use super::{field, got, request, with};
 use crate::support::{ask, connect, drivers, mock, stop};
-use crate::upstream::configured;
+use crate::upstream::configured_to;
 
 fn messages(body: &[u8]) -> Vec<Message> {
     let (mut parser, mut messages) = (Parser::new(1 << 20), Vec::new());
@@ -26,25 +26,23 @@ fn what_is_told_in_other_words_is_kept_in_them() {
         );
         for io in drivers() {
             let upstream = mock();
-            let text = config.replace("UP", &format!("http://{upstream}"));
-            let server = configured(io, &text, "");
+            let server = configured_to(upstream, io, &config, "");
             let relay = server.addresses[0];
             let whole = got(relay, "POST /chat", "", CHAT);
             assert!(whole.whole, "{response}: {}", whole.text());
-            let name = whole.head.field("x-stream-id").expect("a name");
-            let name = String::from_utf8_lossy(name).into_owned();
+            let name = field(&whole, "x-stream-id").expect("a name");
             let all = messages(&whole.body);
             assert!(all.len() > 30);
             for after in [0, 1, 7, all.len() - 1] {
-                let field = format!("Last-Event-ID: {name}.{after}\r\n");
+                let behind = format!("Last-Event-ID: {name}.{after}\r\n");
                 for line in ["GET /chat", "POST /chat"] {
-                    let again = got(relay, line, &field, "");
+                    let again = got(relay, line, &behind, "");
                     assert!(again.whole);
                     assert_eq!(messages(&again.body), all[after..], "{response} {after}");
                 }
             }
-            let field = format!("Last-Event-ID: {name}.{}\r\n", all.len());
-            assert_eq!(got(relay, "GET /chat", &field, "").head.status(), 204);
+            let behind = format!("Last-Event-ID: {name}.{}\r\n", all.len());
+            assert_eq!(got(relay, "GET /chat", &behind, "").head.status(), 204);
             stop(server);
         }
     }
@@ -68,14 +66,13 @@ fn a_stream_is_found_on_its_own_route_whatever_else_takes_the_request() {
     with(config, "", |upstream, relay, _| {
         let first = got(relay, "POST /chat", "", "{}");
         upstream.next();
-        let name = first.head.field("x-stream-id").expect("a name");
-        let name = String::from_utf8_lossy(name).into_owned();
-        let field = format!("Last-Event-ID: {name}.1\r\n");
+        let name = field(&first, "x-stream-id").expect("a name");
+        let behind = format!("Last-Event-ID: {name}.1\r\n");
         for line in ["GET /chat", "POST /chat"] {
-            assert_eq!(messages(&got(relay, line, &field, "").body).len(), 1);
+            assert_eq!(messages(&got(relay, line, &behind, "").body).len(), 1);
         }
         for line in ["GET /other", "DELETE /other", "PUT /chat"] {
-            let status = got(relay, line, &field, "").head.status();
+            let status = got(relay, line, &behind, "").head.status();
             assert!(status == 404 || line.starts_with("PUT"), "{line}: {status}");
         }
         upstream.next();
@@ -83,9 +80,9 @@ fn a_stream_is_found_on_its_own_route_whatever_else_takes_the_request() {
         let other = got(relay, "GET /chat", "Last-Event-ID: 42\r\n", "");
         assert_eq!(other.head.status(), 200);
         assert_eq!(upstream.next().field("last-event-id"), Some("42".to_owned()));
-        let delete = got(relay, "DELETE /chat", &field, "");
+        let delete = got(relay, "DELETE /chat", &behind, "");
         assert_eq!(delete.head.status(), 204);
-        assert_eq!(got(relay, "POST /chat", &field, "").head.status(), 404);
+        assert_eq!(got(relay, "POST /chat", &behind, "").head.status(), 404);
         upstream.was_not_asked();
     });
 }
@@ -108,16 +105,15 @@ fn a_page_of_another_origin_may_come_back_and_cancel() {
             );
             let preflight = got(relay, "OPTIONS /chat", &fields, "");
             assert_eq!(preflight.head.status(), 204, "{method}");
-            let field = |name| {
-                String::from_utf8_lossy(preflight.head.field(name).unwrap_or_default()).into_owned()
-            };
-            assert!(field("access-control-allow-methods").contains(method));
-            assert!(field("access-control-allow-headers").contains("Last-Event-ID"));
+            let allowed =
+                |what| field(&preflight, &format!("access-control-allow-{what}")).expect("allowed");
+            assert!(allowed("methods").contains(method));
+            assert!(allowed("headers").contains("Last-Event-ID"));
         }
         let origin = "Origin: https://a.example\r\n";
         let first = got(relay, "POST /chat", origin, "{}");
-        let exposed = first.head.field("access-control-expose-headers").expect("exposed");
-        assert!(String::from_utf8_lossy(exposed).contains("X-Stream-Id"));
+        let exposed = field(&first, "access-control-expose-headers").expect("exposed");
+        assert!(exposed.contains("X-Stream-Id"));
         let unknown = got(relay, "GET /chat", &format!("{origin}Last-Event-ID: 1\r\n"), "");
         assert_eq!(unknown.head.status(), 404);
         assert!(unknown.head.field("access-control-allow-origin").is_some());
@@ -139,9 +135,8 @@ fn an_end_by_name_is_an_end_in_order_for_those_who_come_later_too() {
     "#;
     for io in drivers() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
-        let text =
-            config.replace("UP", &format!("http://{}", listener.local_addr().expect("bound")));
-        let server = configured(io, &text, "");
+        let upstream = listener.local_addr().expect("bound");
+        let server = configured_to(upstream, io, config, "");
         let relay = server.addresses[0];
         let mut client = connect(relay);
         client.write_all(request("POST /chat", "", CHAT).as_bytes()).expect("sends");
@@ -154,7 +149,7 @@ fn an_end_by_name_is_an_end_in_order_for_those_who_come_later_too() {
         assert!(whole.whole, "{}", whole.text());
         let all = messages(&whole.body);
         assert_eq!(all.last().map(|last| last.event.as_slice()), Some(&b"timeout"[..]));
-        let name = String::from_utf8_lossy(whole.head.field("x-stream-id").expect("a name"));
+        let name = field(&whole, "x-stream-id").expect("a name");
         let again = format!("GET /chat HTTP/1.1\r\nHost: t\r\nLast-Event-ID: {name}\r\n\r\n");
         let again = ask(relay, &again).expect("an answer");
         assert!(again.whole);

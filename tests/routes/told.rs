@@ -6,7 +6,7 @@ use millstream::outcome::Outcome;
 
 use crate::files::Served;
 use crate::support::{Got, connect, drivers, ended, eventually, mock, stop};
-use crate::upstream::{EVENTS, Upstream, configured};
+use crate::upstream::{EVENTS, Upstream, configured_to};
 use crate::{field, got, request};
 const CHUNK: &str = "{\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0,\"delta\":";
 
@@ -122,7 +122,7 @@ fn streams_are_told_in_other_words() {
     "#;
     for io in drivers() {
         let upstream = mock();
-        let server = configured(io, &config.replace("UP", &format!("http://{upstream}")), "");
+        let server = configured_to(upstream, io, config, "");
         let relay = server.addresses[0];
         let text = |got: &Got| -> String {
             let deltas = got.text();
@@ -192,7 +192,7 @@ fn a_client_that_wants_no_stream_gets_the_whole_of_one() {
     "#;
     for io in drivers() {
         let upstream = mock();
-        let server = configured(io, &config.replace("UP", &format!("http://{upstream}")), "");
+        let server = configured_to(upstream, io, config, "");
         let relay = server.addresses[0];
         let json = |got: &Got| -> serde_json::Value {
             serde_json::from_slice(&got.body).unwrap_or_else(|_| panic!("{}", got.text()))

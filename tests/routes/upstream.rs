@@ -117,6 +117,11 @@ pub fn file(text: &str) -> PathBuf {
     path
 }
 
+/// A relay of a file in which `UP` is this upstream, with more flags.
+pub fn configured_to(upstream: SocketAddr, io: Io, text: &str, flags: &str) -> Server {
+    configured(io, &text.replace("UP", &format!("http://{upstream}")), flags)
+}
+
 /// A relay of a file, with more flags.
 pub fn configured(io: Io, text: &str, flags: &str) -> Server {
     crate::support::configured(io, &file(text), flags)

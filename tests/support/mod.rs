@@ -162,6 +162,15 @@ pub fn read_response(stream: &mut impl Read, method: &str) -> Option<Got> {
     Some(Got { head, body, whole })
 }
 
+/// Where the mock answers with a stream, a path for each dialect.
+pub const DIALECT_PATHS: [&str; 5] = [
+    "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/prompt/optimize-prompt",
+    "/api/v1/services/aigc/text-generation/generation",
+];
+
 /// A chat request for a stream.
 pub fn chat(path_and_query: &str, fields: &str) -> String {
     let body = r#"{"model":"m-1","stream":true,"messages":[{"role":"user","content":"hi"}]}"#;

@@ -6,7 +6,7 @@ use crate::buf::Block;
 
 /// See the module's description.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub struct Held {
     block: Option<Block>,
     start: usize,
     end: usize,

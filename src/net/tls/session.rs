@@ -67,16 +67,16 @@ enum Stage {
 }
 
 /// See the module's description.
-pub struct Session {
+pub struct Session<B = Held> {
     stage: Stage,
     /// Received and not opened yet.
-    held: Held,
+    held: B,
     /// Opened and not read yet.
-    payload: Held,
+    payload: B,
     /// A message behind the handshake that is not whole yet.
-    message: Held,
+    message: B,
     /// Sealed and not sent yet.
-    out: Held,
+    out: B,
     /// Payload bytes that are sealed but were not reported as sent.
     owed: usize,
     /// What is held may contain a whole record.
@@ -94,34 +94,18 @@ pub struct Session {
     fault: Option<Box<Fault>>,
 }
 
-/// A session on its way to another core, whose blocks are that core's own.
-pub struct Packed {
-    stage: Stage,
-    held: Vec<u8>,
-    payload: Vec<u8>,
-    message: Vec<u8>,
-    out: Vec<u8>,
-    owed: usize,
-    more: bool,
-    update_due: bool,
-    closed: bool,
-    said_goodbye: bool,
-    resumed: bool,
-    client: bool,
-    idle_records: u8,
-    fault: Option<Box<Fault>>,
-}
+/// A session on its way to another core: blocks are a core's own, so it has none.
+pub type Packed = Session<Vec<u8>>;
 
-impl Session {
-    /// Takes it off this core.
-    pub fn pack(self) -> Packed {
-        let bytes = |held: Held| held.bytes().to_vec();
-        Packed {
+impl<B> Session<B> {
+    /// The same with its bytes held in another way.
+    fn rehold<C>(self, hold: impl Fn(B) -> C) -> Session<C> {
+        Session {
             stage: self.stage,
-            held: bytes(self.held),
-            payload: bytes(self.payload),
-            message: bytes(self.message),
-            out: bytes(self.out),
+            held: hold(self.held),
+            payload: hold(self.payload),
+            message: hold(self.message),
+            out: hold(self.out),
             owed: self.owed,
             more: self.more,
             update_due: self.update_due,
@@ -135,30 +119,21 @@ impl Session {
     }
 }
 
+impl Session {
+    /// Takes it off this core.
+    pub fn pack(self) -> Packed {
+        self.rehold(|held| held.bytes().to_vec())
+    }
+}
+
 impl Packed {
     /// Puts it on this core.
     pub fn unpack(self) -> Session {
-        let held = |bytes: Vec<u8>| {
+        self.rehold(|bytes| {
             let mut held = Held::default();
             held.append(&bytes);
             held
-        };
-        Session {
-            stage: self.stage,
-            held: held(self.held),
-            payload: held(self.payload),
-            message: held(self.message),
-            out: held(self.out),
-            owed: self.owed,
-            more: self.more,
-            update_due: self.update_due,
-            closed: self.closed,
-            said_goodbye: self.said_goodbye,
-            resumed: self.resumed,
-            client: self.client,
-            idle_records: self.idle_records,
-            fault: self.fault,
-        }
+        })
     }
 }
 
