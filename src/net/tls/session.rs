@@ -21,6 +21,15 @@ use crate::limits::READ_BUFFER_BYTES;
 
 /// Payload bytes one write seals: as many records as fit one block.
 const WRITE_BYTES_MAX: usize = READ_BUFFER_BYTES - 4 * SEALED_EXTRA_MAX - 2 * CONTROL_BYTES_MAX;
+/// Payload bytes of a server's early records: one fits one packet of Ethernet's 1500 bytes, behind
+/// the heads of IPv6 and of TCP with timestamps. A record can be read only as a whole, and on a
+/// connection that just began (a phone that comes back over a bad network) a large one waits for
+/// packets the peer's window has no room for yet.
+const EARLY_RECORD_BYTES: usize = 1500 - 40 - 20 - 12 - SEALED_EXTRA_MAX;
+/// Payload bytes a server sends so: by then the window has grown, and fewer records cost less.
+const EARLY_BYTES: usize = 3 * EARLY_RECORDS_MAX * EARLY_RECORD_BYTES;
+/// Early records that one write seals.
+const EARLY_RECORDS_MAX: usize = 16;
 /// Records without payload (tickets, key updates, empty ones) that may come one behind the other.
 /// rustls allows 32 of each kind; a peer that sends more is keeping the core busy for nothing.
 const IDLE_RECORDS_MAX: u8 = 64;
@@ -79,6 +88,8 @@ pub struct Session<B = Held> {
     out: B,
     /// Payload bytes that are sealed but were not reported as sent.
     owed: usize,
+    /// Payload bytes that are still to be sent in early records.
+    early: u32,
     /// What is held may contain a whole record.
     more: bool,
     /// The peer asked for our next key.
@@ -107,6 +118,7 @@ impl<B> Session<B> {
             message: hold(self.message),
             out: hold(self.out),
             owed: self.owed,
+            early: self.early,
             more: self.more,
             update_due: self.update_due,
             closed: self.closed,
@@ -167,7 +179,7 @@ impl Fault {
 impl Session {
     /// A client's side, before its first byte.
     pub fn client(connection: UnbufferedClientConnection) -> Self {
-        Self { client: true, ..Self::new(Unfinished::Client(connection)) }
+        Self { client: true, early: 0, ..Self::new(Unfinished::Client(connection)) }
     }
 
     /// A server's side, before its first byte.
@@ -183,6 +195,7 @@ impl Session {
             message: Held::default(),
             out: Held::default(),
             owed: 0,
+            early: EARLY_BYTES as u32,
             more: false,
             update_due: false,
             closed: false,
@@ -594,10 +607,20 @@ impl Session {
         Ok((counted > 0).then_some(counted))
     }
 
+    /// Payload bytes of the next records, and of all that one write seals.
+    fn sizes(&self) -> (usize, usize) {
+        match self.early {
+            0 => (PAYLOAD_BYTES_MAX, WRITE_BYTES_MAX),
+            _ => (EARLY_RECORD_BYTES, EARLY_RECORDS_MAX * EARLY_RECORD_BYTES),
+        }
+    }
+
     /// Seals what `slices` have behind the first `skip` bytes, as far as one block goes.
     fn seal(&mut self, slices: &[IoSlice<'_>], mut skip: usize) -> Result<usize, Error> {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
-        let taken = (total - skip).min(WRITE_BYTES_MAX);
+        let (record, most) = self.sizes();
+        let taken = (total - skip).min(most);
+        self.early = self.early.saturating_sub(taken as u32);
         let mut left = taken;
         let mut rest = slices;
         if let Stage::Open(records) = &self.stage
@@ -609,12 +632,13 @@ impl Session {
             self.update_key()?;
         }
         let before = self.out.len();
-        let mut block = Block::with_room(before + taken + 4 * SEALED_EXTRA_MAX);
+        let mut block =
+            Block::with_room(before + taken + taken.div_ceil(record) * SEALED_EXTRA_MAX);
         block.bytes_mut()[..before].copy_from_slice(self.out.bytes());
         let mut at = before;
         let Stage::Open(records) = &mut self.stage else { return Err(Error::EncryptError) };
         while left > 0 {
-            let n = left.min(PAYLOAD_BYTES_MAX);
+            let n = left.min(record);
             let out = &mut block.bytes_mut()[at..];
             while let [first, others @ ..] = rest
                 && skip >= first.len()

@@ -71,13 +71,11 @@ export class CuttingProxy {
 }
 
 // Allowances for one answer: the first connections live long enough for a client to learn an id,
-// preflight and all, the others anything from `least` to `most`. The same in every run. By https
-// there is a handshake on top, and a record counts only as a whole: some carry the longest, or who
-// has fallen behind by more than `most` never gets on.
+// preflight and all, the others anything from `least` to `most`, by https behind a handshake. The
+// same in every run.
 export function allowances(target, { least = 1, most = 5000 } = {}) {
-  const secure = target.startsWith("https:");
+  const handshake = target.startsWith("https:") ? 2000 : 0;
   let seed = 1;
   const random = () => (seed = seed * 48_271 % 2_147_483_647) / 2_147_483_647;
-  return connection => (secure ? 2000 : 0) + (secure && connection % 16 === 0 ? 20_000
-    : connection <= 3 ? 3000 : Math.round(least + random() * (most - least)));
+  return connection => handshake + (connection <= 3 ? 3000 : Math.round(least + random() * (most - least)));
 }

@@ -3,10 +3,8 @@
 import { MOCK, RELAY, check, settle, stats } from "./checks.mjs";
 import { CuttingProxy, allowances } from "./cutting.mjs";
 
-// Long enough for a hundred drops, and it is still coming at most of them. By https, where coming
-// back takes longer and a record counts only as a whole, it is longer and comes more slowly: who
-// falls behind gets more with each connection, and loses fewer.
-const [TOKENS, RATE] = RELAY.startsWith("https:") ? [3600, 150] : [3000, 500];
+// Long enough for a hundred drops, and it is still coming at most of them.
+const TOKENS = 3000, RATE = 500;
 const LONG = `mock_tokens=${TOKENS}&mock_rate=${RATE}`;
 // By GET and POST, OpenAI's chunks; by POST, tokens.
 export const ASK = `/ask?prompt=hi&${LONG}`;

@@ -334,6 +334,34 @@ fn large_records_pass_through_small_rooms_and_tiny_records_fill_large_ones() {
 }
 
 #[test]
+fn a_server_begins_with_records_of_a_packet() {
+    for (version, suite) in suites() {
+        let configs = configs(version, suite);
+        for role in ROLES {
+            let mut pair = pair(role, &configs, Pipe::new(usize::MAX, usize::MAX));
+            pair.shake();
+            let said = text(EARLY_BYTES + 100_000);
+            let (mut sent, mut records) = (0, Vec::new());
+            while sent < said.len() {
+                let slices: Vec<_> = said[sent..].chunks(5000).map(IoSlice::new).collect();
+                sent += pair.session.write(&pair.pipe, &slices).expect("writes").expect("has room");
+                let out = pair.pipe.outgoing.borrow().clone();
+                let mut rest = out.as_slice();
+                while let Some(len) = record_len(rest).expect("a record") {
+                    records.push(len);
+                    rest = &rest[len..];
+                }
+                pair.carry();
+            }
+            assert!(pair.heard == said);
+            let of_a_packet = records.iter().take_while(|&&len| len <= 1500 - 72).count();
+            let early = if role == Role::Server { EARLY_BYTES } else { 0 };
+            assert_eq!(of_a_packet, early.div_ceil(EARLY_RECORD_BYTES), "{role:?}: {records:?}");
+        }
+    }
+}
+
+#[test]
 fn a_wire_without_room_loses_and_repeats_nothing() {
     for (version, suite) in suites() {
         let configs = configs(version, suite);
@@ -554,6 +582,7 @@ fn a_peer_that_asks_for_keys_and_does_not_read_costs_one_answer() {
     let (version, suite) = (&version::TLS13, provider::cipher_suite::TLS13_AES_128_GCM_SHA256);
     let mut pair = pair(Role::Server, &configs(version, suite), Pipe::new(usize::MAX, usize::MAX));
     pair.shake();
+    pair.say(&text(EARLY_BYTES), 5000);
     // Nothing goes out from here on, and what waits fills its block.
     pair.pipe.send_room.set(0);
     let said = text(WRITE_BYTES_MAX);
@@ -567,6 +596,7 @@ fn a_peer_that_asks_for_keys_and_does_not_read_costs_one_answer() {
     pair.pipe.send_room.set(usize::MAX);
     let rest = pair.session.write(&pair.pipe, &[IoSlice::new(&said[said.len() - 1..])]);
     assert_eq!(rest.expect("writes"), Some(1));
+    pair.heard.clear();
     pair.carry();
     assert!(pair.heard == said);
     pair.say(b"with the next key", 20);
