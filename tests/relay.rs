@@ -119,6 +119,48 @@ fn a_broken_answer_is_told_in_band_and_never_ends_in_order() {
     });
 }
 
+/// On one core, where the bytes of several are received before any of them goes on.
+#[test]
+fn in_a_crowd_everyone_gets_their_own_bytes_and_their_own_end() {
+    with_mock("--workers 1", |upstream, relay, server| {
+        let asked = [
+            "tokens=400",
+            "tokens=300&mock_size=900",
+            "tokens=400&mock_truncate=9000",
+            "tokens=400&mock_reset_at=9000",
+        ];
+        let expected: Vec<_> = asked
+            .iter()
+            .map(|mock| got(upstream, &chat(&format!("{CHAT}?mock_rate=0&mock_{mock}"), "")))
+            .collect();
+        std::thread::scope(|scope| {
+            for n in 0..48 {
+                let (mock, expected) = (asked[n % 4], &expected[n % 4]);
+                scope.spawn(move || {
+                    let through =
+                        got(relay, &chat(&format!("{CHAT}?mock_rate=400&mock_{mock}"), ""));
+                    assert_eq!(through.whole, n % 4 < 2, "{mock}");
+                    if through.whole {
+                        assert!(through.body == expected.body, "{mock}");
+                        return;
+                    }
+                    // Whole frames, and then what the relay says of it.
+                    let text = through.text();
+                    let frames = text.rsplit("data: {\"error\"").nth(1).expect("it is told");
+                    let direct = expected.text();
+                    assert!(
+                        direct.starts_with(frames) && direct.len() < frames.len() + 400,
+                        "{mock}"
+                    );
+                });
+            }
+        });
+        assert_ended(server, Outcome::Done, 24);
+        assert_ended(server, Outcome::UpstreamTruncated, 12);
+        assert_ended(server, Outcome::UpstreamReset, 12);
+    });
+}
+
 #[test]
 fn an_http_1_0_client_gets_a_body_that_the_close_ends_or_a_reset() {
     with_mock("", |upstream, relay, _| {

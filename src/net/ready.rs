@@ -14,6 +14,9 @@
 //!
 //! Against a poll request on the ring for each wait, which this replaced, see loadtest/NOTES.md.
 //!
+//! Where a look brings several, bytes are received for all of those who [wait to
+//! receive](Watched::poll_arrived) before the first is woken ([`Received`]).
+//!
 //! Edge triggered means: what is there already is not told again. A bit is cleared only by a read
 //! that found less than it had room for, or a write that was taken in part, never on a guess; and
 //! a peer's close, which may have come with the last bytes, keeps its socket readable for ever.
@@ -23,17 +26,17 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::time::Timespec;
-use slab::Slab;
 
+use super::ahead::{AHEAD_BYTES_MAX, Place, Received};
 use super::wait::poll_slot;
-use crate::buf::{prefetch, prefetch_from};
+use crate::buf::prefetch_from;
 
 /// What is asked of the kernel for every descriptor.
 const TOLD: EventFlags =
@@ -48,21 +51,34 @@ const READ: u8 = 1;
 const WRITE: u8 = 2;
 /// The peer has closed, or the connection has failed: reading stays possible for ever.
 const CLOSED: u8 = 4;
+/// The task receives as soon as it is woken, so it may be done for it.
+const AHEAD: u8 = 8;
 
-/// One descriptor in the set.
+/// One descriptor in the set. Never in two lines of the cache.
+#[repr(align(32))]
 #[derive(Default)]
 struct Entry {
     /// What can be done, as far as is known.
     ready: u8,
     /// What its task waits for.
     wanted: u8,
+    /// What came last was little, and so what comes may be received ahead.
+    trickles: bool,
+    fd: RawFd,
+    /// Where what was received ahead is.
+    ahead: Place,
     task: Option<Waker>,
 }
 
+const _: () = assert!(size_of::<Entry>() == 32, "two of them in a line");
+
 impl Entry {
     fn poll(&mut self, bits: u8, cx: &Context<'_>) -> Poll<()> {
-        if self.ready & bits != 0 {
+        if self.ready & bits != 0 || (bits & READ != 0 && self.ahead.is_some()) {
             return Poll::Ready(());
+        }
+        if bits & READ != 0 {
+            self.wanted &= !AHEAD;
         }
         self.wanted |= bits;
         if !self.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
@@ -71,7 +87,8 @@ impl Entry {
         Poll::Pending
     }
 
-    fn told(&mut self, flags: EventFlags) {
+    /// Takes what the kernel tells; `ahead` where bytes may be received before the task is woken.
+    fn told(&mut self, flags: EventFlags, ahead: Option<&mut Received>) {
         let mut bits = 0;
         if flags.contains(EventFlags::IN) {
             bits |= READ;
@@ -89,14 +106,72 @@ impl Entry {
         self.ready |= bits;
         // A close is news to readers.
         let news = if bits & CLOSED == 0 { bits } else { bits | READ };
-        if self.wanted & news != 0 {
-            self.wanted = 0;
-            if let Some(task) = &self.task {
-                // All at once, or each of its lines would be waited for in turn.
-                prefetch_from(task.data(), TASK_BYTES);
-                task.wake_by_ref();
+        if self.wanted & news == 0 {
+            return;
+        }
+        let Some(task) = &self.task else { return };
+        // All at once, or each of its lines would be waited for in turn; and before the receive,
+        // during which they come.
+        prefetch_from(task.data(), TASK_BYTES);
+        if let Some(received) = ahead
+            && self.wanted & AHEAD != 0
+            && self.trickles
+            && self.ready & (READ | CLOSED) == READ
+        {
+            self.receive(received);
+        }
+        self.wanted = 0;
+        if let Some(task) = &self.task {
+            task.wake_by_ref();
+        }
+    }
+
+    fn receive(&mut self, received: &mut Received) {
+        let Some(came) = received.receive(self.fd) else { return };
+        self.ahead = came.place;
+        self.trickles = came.drained;
+        if came.drained {
+            self.ready &= !READ;
+        }
+    }
+}
+
+/// The entries by their numbers. Where one is can be told without looking at it, so its memory can
+/// be asked for.
+#[derive(Default)]
+struct Entries {
+    all: Vec<Entry>,
+    free: Vec<u32>,
+}
+
+impl Entries {
+    fn insert(&mut self, entry: Entry) -> u32 {
+        match self.free.pop() {
+            Some(key) => {
+                self.all[key as usize] = entry;
+                key
+            }
+            None => {
+                self.all.push(entry);
+                // A core has far fewer than 2^32 descriptors.
+                self.all.len() as u32 - 1
             }
         }
+    }
+
+    fn remove(&mut self, key: u32) -> Entry {
+        self.free.push(key);
+        std::mem::take(&mut self.all[key as usize])
+    }
+
+    #[inline]
+    fn ask_ahead(&self, key: u32) {
+        prefetch_from(self.all.as_ptr().wrapping_add(key as usize).cast(), size_of::<Entry>());
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.all.len() - self.free.len()
     }
 }
 
@@ -104,7 +179,8 @@ impl Entry {
 struct Set {
     /// Fails for want of a descriptor only; every use of the set then says so.
     epoll: Result<OwnedFd, Errno>,
-    entries: RefCell<Slab<Entry>>,
+    entries: RefCell<Entries>,
+    received: RefCell<Received>,
     /// Those who let everyone else go first.
     behind: RefCell<Vec<Waker>>,
     /// The task that looks at the set, while there is one.
@@ -116,6 +192,7 @@ thread_local! {
     static SET: Set = Set {
         epoll: epoll::create(CreateFlags::CLOEXEC),
         entries: RefCell::default(),
+        received: RefCell::default(),
         behind: RefCell::default(),
         looker: RefCell::default(),
         looked_after: Cell::new(false),
@@ -141,14 +218,17 @@ impl Set {
 
     fn add(&self, fd: &OwnedFd, ready: u8) -> io::Result<u32> {
         self.begin()?;
-        let key = self.entries.borrow_mut().insert(Entry { ready, wanted: 0, task: None });
-        let added = epoll::add(self.epoll()?, fd, EventData::new_u64(key as u64), TOLD);
+        let key = self.entries.borrow_mut().insert(Entry {
+            ready,
+            fd: fd.as_raw_fd(),
+            ..Entry::default()
+        });
+        let added = epoll::add(self.epoll()?, fd, EventData::new_u64(u64::from(key)), TOLD);
         if let Err(error) = added {
             self.entries.borrow_mut().remove(key);
             return Err(error.into());
         }
-        // A core has far fewer than 2^32 descriptors.
-        Ok(key as u32)
+        Ok(key)
     }
 
     /// Takes what the kernel has to tell; returns how many events that were.
@@ -160,11 +240,19 @@ impl Set {
             return 0;
         };
         let mut entries = self.entries.borrow_mut();
+        let mut received = self.received.borrow_mut();
+        // For one alone it would be a copy for nothing.
+        let ahead = events.len() > 1;
+        received.begin();
+        for event in events.iter() {
+            let data = event.data;
+            entries.ask_ahead(data.u64() as u32);
+        }
         for event in events.iter() {
             // Copied out of the kernel's packed layout.
             let (data, flags) = (event.data, event.flags);
-            if let Some(entry) = entries.get_mut(data.u64() as usize) {
-                entry.told(flags);
+            if let Some(entry) = entries.all.get_mut(data.u64() as usize) {
+                entry.told(flags, ahead.then_some(&mut received));
             }
         }
         events.len()
@@ -271,7 +359,7 @@ impl Watched {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Entry) -> T) -> Option<T> {
-        SET.with(|set| set.entries.borrow_mut().get_mut(self.key as usize).map(act))
+        SET.with(|set| set.entries.borrow_mut().all.get_mut(self.key as usize).map(act))
     }
 
     fn poll(&self, bits: u8, cx: &Context<'_>) -> Poll<()> {
@@ -284,6 +372,31 @@ impl Watched {
         self.poll(READ | CLOSED, cx)
     }
 
+    /// As [`poll_readable`](Self::poll_readable), by a task that receives as soon as it is woken:
+    /// what is there may have been received by then.
+    #[inline]
+    pub fn poll_arrived(&self, cx: &Context<'_>) -> Poll<()> {
+        self.poll(READ | CLOSED | AHEAD, cx)
+    }
+
+    /// Takes what was received ahead, as `recv` would; none where nothing was.
+    #[inline]
+    pub fn take_ahead(&self, room: &mut [u8]) -> Option<Result<usize, Errno>> {
+        SET.with(|set| {
+            let mut entries = set.entries.borrow_mut();
+            let entry = entries.all.get_mut(self.key as usize)?;
+            if !entry.ahead.is_some() {
+                return None;
+            }
+            Some(set.received.borrow_mut().take(&mut entry.ahead, room))
+        })
+    }
+
+    /// Whether something was received ahead that nobody has taken.
+    pub fn has_ahead(&self) -> bool {
+        self.with(|entry| entry.ahead.is_some()).unwrap_or(false)
+    }
+
     /// Ready when writing may be possible, or fail. By the task that reads.
     #[inline]
     pub fn poll_writable(&self, cx: &Context<'_>) -> Poll<()> {
@@ -293,13 +406,14 @@ impl Watched {
     /// Whether reading may bring something, as far as the kernel has told.
     #[inline]
     pub fn has_stirred(&self) -> bool {
-        self.with(|entry| entry.ready & (READ | CLOSED) != 0).unwrap_or(true)
+        self.with(|entry| entry.ahead.is_some() || entry.ready & (READ | CLOSED) != 0)
+            .unwrap_or(true)
     }
 
     /// Asks for the memory of its readiness ahead of its use.
     #[inline]
     pub fn ask_ahead(&self) {
-        self.with(|entry| prefetch(entry));
+        SET.with(|set| set.entries.borrow().ask_ahead(self.key));
     }
 
     /// Forgets the task that waited last.
@@ -336,6 +450,17 @@ impl Watched {
         self.with(|entry| entry.ready &= !READ);
     }
 
+    /// To be called when a read has brought `n` bytes, of which it had room for `wanted`.
+    #[inline]
+    pub fn brought(&self, n: usize, wanted: usize) {
+        self.with(|entry| {
+            entry.trickles = n < AHEAD_BYTES_MAX;
+            if n < wanted {
+                entry.ready &= !READ;
+            }
+        });
+    }
+
     /// To be called when a write was taken in part or not at all.
     #[inline]
     pub fn filled(&self) {
@@ -354,7 +479,11 @@ impl Drop for Watched {
     fn drop(&mut self) {
         // Taken out of the borrow before it is dropped: a waker may own the last of a task with
         // sockets of its own. Closing the descriptor takes it out of the set.
-        let entry = SET.try_with(|set| set.entries.borrow_mut().try_remove(self.key as usize));
+        let entry = SET.try_with(|set| {
+            let mut entry = set.entries.borrow_mut().remove(self.key);
+            set.received.borrow_mut().forget(&mut entry.ahead);
+            entry
+        });
         drop(entry);
     }
 }
@@ -367,6 +496,7 @@ mod tests {
 
     use super::*;
     use crate::net::runtime::tests::on_both;
+    use crate::net::tls::session::Wire;
 
     fn pair() -> (Watched, UnixStream) {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
@@ -472,6 +602,110 @@ mod tests {
             assert_eq!(Rc::strong_count(&held), 1, "the task is gone, its socket is here");
             drop(ours);
             assert_eq!(SET.with(|set| set.entries.borrow().len()), before);
+        });
+    }
+
+    /// Reads `socket` to its end, `room` bytes at a time; says how often bytes had come ahead.
+    async fn read_all(socket: Watched, room: usize) -> (Vec<u8>, u32) {
+        let (mut all, mut ahead) = (Vec::new(), 0);
+        let mut room = vec![0; room];
+        loop {
+            poll_fn(|cx| socket.poll_arrived(cx)).await;
+            ahead += u32::from(socket.has_ahead());
+            match socket.recv(&mut room).expect("reads") {
+                Some(0) => return (all, ahead),
+                Some(n) => all.extend_from_slice(&room[..n]),
+                None => {}
+            }
+        }
+    }
+
+    #[test]
+    fn what_trickles_to_several_comes_ahead_and_in_order() {
+        on_both(2, async || {
+            for room in [3, 64, 65_536] {
+                let (ours, mut theirs): (Vec<_>, Vec<_>) = (0..40).map(|_| pair()).unzip();
+                let readers: Vec<_> =
+                    ours.into_iter().map(|socket| monoio::spawn(read_all(socket, room))).collect();
+                let mut said = vec![Vec::new(); theirs.len()];
+                for turn in 0..30_usize {
+                    // Sometimes one alone, sometimes more than has room ahead.
+                    let of = if turn % 7 == 3 { 1 } else { theirs.len() };
+                    for (at, socket) in theirs[..of].iter_mut().enumerate() {
+                        let len = if turn % 5 == 4 { 5000 } else { 1 + (turn * 131 + at) % 2100 };
+                        let bytes: Vec<u8> = (0..len).map(|n| (n * 7 + turn + at) as u8).collect();
+                        socket.write_all(&bytes).expect("sends");
+                        said[at].extend(bytes);
+                    }
+                    give_way().await;
+                }
+                drop(theirs);
+                let mut ahead = 0;
+                for (reader, said) in readers.into_iter().zip(said) {
+                    let (read, times) = reader.await;
+                    assert!(read == said, "{} of {} bytes", read.len(), said.len());
+                    ahead += times;
+                }
+                assert!(ahead > 100, "bytes came ahead {ahead} times");
+                SET.with(|set| assert_eq!(set.received.borrow().pieces(), 0));
+            }
+        });
+    }
+
+    /// Two sockets that have something ahead, and their peers.
+    async fn two_with_bytes_ahead() -> [(Watched, UnixStream); 2] {
+        let mut pairs = [pair(), pair()];
+        for text in [b"one", b"two"] {
+            for (ours, theirs) in &mut pairs {
+                assert!(poll_fn(|cx| Poll::Ready(ours.poll_arrived(cx))).await.is_pending());
+                theirs.write_all(text).expect("sends");
+            }
+            give_way().await;
+            if text == b"one" {
+                // Before the first short read they are not taken to trickle.
+                for (ours, _) in &pairs {
+                    assert!(!ours.has_ahead());
+                    assert_eq!(ours.recv(&mut [0; 8]).expect("reads"), Some(3));
+                }
+            }
+        }
+        assert!(pairs.iter().all(|(ours, _)| ours.has_ahead() && ours.has_stirred()));
+        pairs
+    }
+
+    #[test]
+    fn what_nobody_comes_for_is_there_later_and_goes_with_its_socket() {
+        on_both(2, async || {
+            let [(ours, mut theirs), (others, _theirs)] = two_with_bytes_ahead().await;
+            theirs.write_all(b"three").expect("sends");
+            for _ in 0..3 {
+                give_way().await;
+            }
+            drop(others);
+            assert!(is_readable(&ours).await);
+            let mut room = [0; 2];
+            let mut read = Vec::new();
+            while let Some(n) = ours.recv(&mut room).expect("reads") {
+                read.extend_from_slice(&room[..n]);
+            }
+            assert_eq!(read, b"twothree");
+            assert!(!is_readable(&ours).await);
+            SET.with(|set| assert_eq!(set.received.borrow().pieces(), 0));
+        });
+    }
+
+    #[test]
+    fn who_only_looks_has_nothing_received_ahead() {
+        on_both(2, async || {
+            let mut pairs = two_with_bytes_ahead().await;
+            for (ours, theirs) in &mut pairs {
+                assert_eq!(ours.recv(&mut [0; 8]).expect("reads"), Some(3));
+                assert!(poll_fn(|cx| Poll::Ready(ours.poll_arrived(cx))).await.is_pending());
+                assert!(poll_fn(|cx| Poll::Ready(ours.poll_readable(cx))).await.is_pending());
+                theirs.write_all(b"more").expect("sends");
+            }
+            give_way().await;
+            assert!(pairs.iter().all(|(ours, _)| !ours.has_ahead() && ours.has_stirred()));
         });
     }
 }

@@ -41,12 +41,13 @@ pub struct Transport {
 impl Wire for Watched {
     fn recv(&self, room: &mut [u8]) -> io::Result<Option<usize>> {
         let wanted = room.len();
+        if let Some(taken) = self.take_ahead(room) {
+            return Ok(Some(taken?));
+        }
         loop {
             match rustix::net::recv(self, &mut *room, RecvFlags::DONTWAIT) {
                 Ok((_, n)) => {
-                    if n < wanted {
-                        self.drained();
-                    }
+                    self.brought(n, wanted);
                     return Ok(Some(n));
                 }
                 Err(Errno::AGAIN) => {
@@ -213,6 +214,9 @@ impl Transport {
                 Ok(true) | Err(_) => Peer::Reset,
             };
         }
+        if self.socket.has_ahead() {
+            return Peer::Talking;
+        }
         let mut byte = [0_u8; 1];
         let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
         match rustix::net::recv(&self.socket, &mut byte, flags) {
@@ -231,6 +235,13 @@ impl Transport {
     #[inline]
     pub fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
         if self.has_buffered() { Poll::Ready(()) } else { self.socket.poll_readable(cx) }
+    }
+
+    /// As [`poll_readable`](Self::poll_readable), by a task that receives as soon as it is woken:
+    /// what is there may have been received by then.
+    #[inline]
+    pub fn poll_arrived(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.has_buffered() { Poll::Ready(()) } else { self.socket.poll_arrived(cx) }
     }
 
     /// Ready when there may be room to write, or a reset. By the task that reads.

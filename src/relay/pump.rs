@@ -82,7 +82,7 @@ impl Pump<'_> {
                     now = clock::now();
                 }
                 let mut ready = self.connection.core().stage() == Stage::Ending;
-                if self.body.stream.wants_more() && upstream.poll_readable(cx).is_ready() {
+                if self.body.stream.wants_more() && upstream.poll_arrived(cx).is_ready() {
                     self.upstream_ready = true;
                     ready = true;
                     if std::mem::take(&mut looked) {

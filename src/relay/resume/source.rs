@@ -159,7 +159,7 @@ impl Source {
             }
             self.pause(clock::now(), false);
         }
-        self.ready |= self.response.upstream.poll_readable(cx).is_ready();
+        self.ready |= self.response.upstream.poll_arrived(cx).is_ready();
         self.ready
     }
 
