@@ -15,7 +15,7 @@
 //! Against a poll request on the ring for each wait, which this replaced, see loadtest/NOTES.md.
 //!
 //! Where a look brings several, bytes are received for all of those who [wait to
-//! receive](Watched::poll_arrived) before the first is woken ([`Received`]).
+//! receive](Watched::poll_arrived) before the first is woken (`ahead.rs`).
 //!
 //! Edge triggered means: what is there already is not told again. A bit is cleared only by a read
 //! that found less than it had room for, or a write that was taken in part, never on a guess; and
