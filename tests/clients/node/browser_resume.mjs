@@ -86,6 +86,6 @@ await withBrowser(async browser => {
   const seen = await page.evaluate(cancelled, url);
   check("example: cancelled, here and upstream", seen.length === 3
     && await within(async () => (await stats()).aborted === aborted + 1), seen);
-  await throws("example: says that it is no longer kept", Error, "the answer is no longer kept",
+  await throws("example: says that it is no longer kept", Error, "stream_unknown",
     () => page.evaluate(byExample, { url, id: seen.at(-1) }));
 });
