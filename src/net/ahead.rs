@@ -2,7 +2,7 @@
 //!
 //! A relayed frame is one `recv` and one `send`. Task by task they alternate; received for all whose
 //! sockets are ready and then sent for all, one kind follows its like: the kernel's code for it is in
-//! the cache, and a peer's thread that the first `send` woke is awake for the others. That is 7 to 9 %
+//! the cache, and a peer's thread that the first `send` woke is awake for the others. That is 6 to 9 %
 //! of a frame's CPU at 1000 streams (loadtest/NOTES.md).
 //!
 //! It is for what trickles. Where much comes at a time, the task receives it straight to where it is
