@@ -169,6 +169,19 @@ impl Entries {
         prefetch_from(self.all.as_ptr().wrapping_add(key as usize).cast(), size_of::<Entry>());
     }
 
+    /// Gives back what lies behind the last entry in use. Looks at all of them.
+    fn shrink(&mut self) {
+        let mut vacant = vec![false; self.all.len()];
+        self.free.iter().for_each(|&key| vacant[key as usize] = true);
+        let len = vacant.iter().rposition(|vacant| !vacant).map_or(0, |last| last + 1);
+        self.all.truncate(len);
+        self.all.shrink_to_fit();
+        self.free.retain(|&key| (key as usize) < len);
+        self.free.shrink_to_fit();
+        // The first places are taken first, so that the last can go the next time.
+        self.free.sort_unstable_by_key(|&key| std::cmp::Reverse(key));
+    }
+
     #[cfg(test)]
     fn len(&self) -> usize {
         self.all.len() - self.free.len()
@@ -275,6 +288,11 @@ pub fn forget() {
         set.looker.take();
         drop(set.behind.take());
     });
+}
+
+/// Gives back the memory of sockets that have gone; for when many have.
+pub fn trim() {
+    SET.with(|set| set.entries.borrow_mut().shrink());
 }
 
 /// Looks at the set whenever the loop says that there is something, or somebody gave way.
@@ -706,6 +724,28 @@ mod tests {
             }
             give_way().await;
             assert!(pairs.iter().all(|(ours, _)| !ours.has_ahead() && ours.has_stirred()));
+        });
+    }
+
+    #[test]
+    fn the_memory_of_many_goes_with_them_and_who_stays_is_served() {
+        on_both(2, async || {
+            let mut many: Vec<_> = (0..300).map(|_| pair()).collect();
+            let (ours, mut theirs) = many.swap_remove(200);
+            drop(many);
+            let places = || SET.with(|set| set.entries.borrow().all.len());
+            let before = places();
+            trim();
+            assert!(places() < before && places() > 200, "{before} places, {} left", places());
+            // New ones take the first places, and their end leaves the last one last.
+            let (new, _theirs) = pair();
+            theirs.write_all(b"here").expect("sends");
+            readable(&ours).await;
+            assert_eq!(ours.recv(&mut [0; 8]).expect("reads"), Some(4));
+            drop(ours);
+            trim();
+            assert!(places() <= 100, "{} places", places());
+            assert!(!is_readable(&new).await);
         });
     }
 }

@@ -229,7 +229,12 @@ impl Core {
         if let Some(resume) = &self.resume {
             resume.sweep(now, &self.metrics);
         }
-        crate::buf::trim(self.rush_is_over());
+        let over = self.rush_is_over();
+        if over {
+            self.connections.borrow_mut().shrink_to_fit();
+            crate::net::ready::trim();
+        }
+        crate::buf::trim(over);
         let usage = crate::buf::pool_usage();
         self.metrics.buffers_in_use.set(usage.blocks as i64);
         self.metrics.buffered_bytes.set(usage.bytes as i64);
