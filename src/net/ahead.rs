@@ -163,12 +163,6 @@ mod tests {
         (ours, listener.accept().expect("accepts").0)
     }
 
-    fn receive(received: &mut Received, socket: &TcpStream) -> Came {
-        // Over loopback what was sent is there; a peek waits for it all the same.
-        let _ = socket.peek(&mut [0]);
-        received.receive(socket.as_raw_fd()).expect("has room")
-    }
-
     #[test]
     fn a_reset_is_told_once_and_is_not_taken_for_an_end() {
         let (ours, theirs) = pair();
@@ -218,6 +212,26 @@ mod tests {
             assert!(room[..AHEAD_BYTES_MAX].iter().all(|&byte| byte == at as u8));
         }
         received.begin();
-        assert!(receive(&mut received, &pairs[0].0).place.is_some());
+        let came = received.receive(pairs[0].0.as_raw_fd()).expect("has room again");
+        assert!(came.place.is_some());
+    }
+
+    #[test]
+    fn what_nobody_took_outlasts_the_next_looks() {
+        let mut received = Received::default();
+        let mut places = Vec::new();
+        for text in ["one", "two", "three"] {
+            let (ours, mut theirs) = pair();
+            theirs.write_all(text.as_bytes()).expect("sends");
+            ours.peek(&mut [0]).expect("has come");
+            received.begin();
+            places.push((text, received.receive(ours.as_raw_fd()).expect("has room").place));
+        }
+        for (text, mut place) in places {
+            let mut room = [0; 8];
+            assert_eq!(received.take(&mut place, &mut room), Ok(text.len()));
+            assert_eq!(&room[..text.len()], text.as_bytes());
+        }
+        assert_eq!((received.pieces(), received.fresh), (0, 0));
     }
 }

@@ -253,10 +253,11 @@ impl Set {
             return 0;
         };
         let mut entries = self.entries.borrow_mut();
-        let mut received = self.received.borrow_mut();
         // For one alone it would be a copy for nothing.
-        let ahead = events.len() > 1;
-        received.begin();
+        let mut ahead = (events.len() > 1).then(|| self.received.borrow_mut());
+        if let Some(received) = &mut ahead {
+            received.begin();
+        }
         for event in events.iter() {
             let data = event.data;
             entries.ask_ahead(data.u64() as u32);
@@ -265,7 +266,7 @@ impl Set {
             // Copied out of the kernel's packed layout.
             let (data, flags) = (event.data, event.flags);
             if let Some(entry) = entries.all.get_mut(data.u64() as usize) {
-                entry.told(flags, ahead.then_some(&mut received));
+                entry.told(flags, ahead.as_deref_mut());
             }
         }
         events.len()

@@ -1,11 +1,11 @@
 //! The loop between two sockets, for one response.
 //!
 //! A turn moves what can be moved without waiting: read from upstream (twice, where it has a lot),
-//! release whole frames, write them, until the upstream has nothing more, the downstream takes nothing more, or the
-//! turn has had its share. Then the task waits for whichever comes first: upstream readable,
-//! downstream writable (only while it refused bytes), downstream gone, the nearest deadline. The
-//! waits are kept across turns and own no buffer, so dropping one loses nothing; no read or write
-//! is ever in flight while the task waits.
+//! release whole frames, write them, until the upstream has nothing more, the downstream takes
+//! nothing more, or the turn has had its share. Then the task waits for whichever comes first:
+//! upstream readable, downstream writable (only while it refused bytes), downstream gone, the
+//! nearest deadline. The waits are kept across turns and own no buffer, so dropping one loses
+//! nothing; no read or write is ever in flight while the task waits.
 //!
 //! Nothing here allocates, spawns or sets a timer per frame.
 
@@ -202,19 +202,10 @@ impl Pump<'_> {
         received: io::Result<Option<usize>>,
         size: usize,
     ) -> Result<Option<usize>, Failure> {
-        match received.map_err(receive_failed)? {
-            None => {
-                self.upstream_ready = false;
-                Ok(None)
-            }
+        let timers = &mut self.body.timers;
+        match brought(now, received, size, &mut self.upstream_ready, timers)? {
             Some(0) => self.upstream_closed().map(|()| None),
-            Some(n) => {
-                // A short read emptied the socket; the next wait sees what comes after, or the
-                // close.
-                self.upstream_ready = n == size;
-                self.body.timers.read(now);
-                Ok(Some(n))
-            }
+            some => Ok(some),
         }
     }
 
@@ -305,6 +296,26 @@ impl Pump<'_> {
         }
         self.body.timers.skip_heartbeat(now);
     }
+}
+
+/// What a read into `size` bytes of room came to: the bytes it brought, none at the upstream's
+/// close. Says in `ready` whether another may bring more.
+pub(super) fn brought(
+    now: Instant,
+    received: io::Result<Option<usize>>,
+    size: usize,
+    ready: &mut bool,
+    timers: &mut Timers,
+) -> Result<Option<usize>, Failure> {
+    let brought = received.map_err(receive_failed)?;
+    if brought != Some(0) {
+        // A short read emptied the socket; the next wait sees what comes after, or the close.
+        *ready = brought == Some(size);
+        if brought.is_some() {
+            timers.read(now);
+        }
+    }
+    Ok(brought)
 }
 
 /// Fails where a limit has run out; a heartbeat that is due is no failure.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::super::exchange::{Response, give_back, outcome};
-use super::super::pump::{failure, malformed, overdue, receive_failed, truncated};
+use super::super::pump::{brought, failure, malformed, overdue, truncated};
 use super::super::record::Record;
 use super::super::task::spawn_caught;
 use super::super::{Core, Registration, Stage};
@@ -307,18 +307,10 @@ impl Source {
         received: io::Result<Option<usize>>,
         size: usize,
     ) -> Result<Option<usize>, Failure> {
-        match received.map_err(receive_failed)? {
-            None => {
-                self.ready = false;
-                Ok(None)
-            }
+        let timers = &mut self.response.body.timers;
+        match brought(now, received, size, &mut self.ready, timers)? {
             Some(0) => self.upstream_closed().map(|()| None),
-            Some(n) => {
-                // A short read emptied the socket; the next wait sees what comes after.
-                self.ready = n == size;
-                self.response.body.timers.read(now);
-                Ok(Some(n))
-            }
+            some => Ok(some),
         }
     }
 
