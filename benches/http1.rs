@@ -66,6 +66,7 @@ fn heads(criterion: &mut Criterion) {
     group.bench_function("encode request", |b| {
         let forward = ForwardRequest {
             authority: "llm.internal:8000",
+            base_path: "",
             target: "/v1/chat/completions",
             client_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
             scheme: "http",

@@ -132,6 +132,7 @@ fn check_forwarded(head: &RequestHead) {
     let target = head.path_and_query();
     let forward = ForwardRequest {
         authority: "up:1",
+        base_path: "",
         target: &target,
         client_ip: IpAddr::from([127, 0, 0, 9]),
         scheme: "http",

@@ -62,7 +62,8 @@ impl<'de> Visitor<'de> for TopLevel<'_> {
                 }
             }
             if self.found.model.is_some() && self.found.stream.is_some() {
-                return Err(A::Error::custom("both found"));
+                // That more may follow is a fault to the parser, of the kind that costs least.
+                return Ok(());
             }
         }
         Ok(())
@@ -126,7 +127,8 @@ impl<'de> Visitor<'de> for ScalarSeed {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Scalar, E> {
-        Ok(Scalar::Text(text.chars().take(MODEL_CHARS_MAX).collect()))
+        let end = text.char_indices().nth(MODEL_CHARS_MAX).map_or(text.len(), |(at, _)| at);
+        Ok(Scalar::Text(text[..end].to_owned()))
     }
 
     fn visit_bool<E: Error>(self, value: bool) -> Result<Scalar, E> {

@@ -1,6 +1,7 @@
 //! What of a head is sent on, and what the relay says for itself (RFC 9110, sections 7.6 and
 //! 10.1).
 
+use std::io::Write;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
@@ -45,7 +46,9 @@ pub struct ResponseChanges<'a> {
 pub struct ForwardRequest<'a> {
     /// The upstream's Host.
     pub authority: &'a str,
-    /// Path and query on the upstream.
+    /// What stands before every path on the upstream; not before `*`.
+    pub base_path: &'a str,
+    /// Path and query asked for.
     pub target: &'a str,
     /// The client's address, for X-Forwarded-For.
     pub client_ip: IpAddr,
@@ -128,8 +131,27 @@ pub(super) fn put(out: &mut Vec<u8>, name: impl AsRef<[u8]>, value: &[u8]) {
 fn put_framing(out: &mut Vec<u8>, framing: BodyFraming) {
     match framing {
         BodyFraming::None | BodyFraming::Close => {}
-        BodyFraming::Length(length) => put(out, "Content-Length", length.to_string().as_bytes()),
+        BodyFraming::Length(length) => put_number(out, "Content-Length", length),
         BodyFraming::Chunked => put(out, "Transfer-Encoding", b"chunked"),
+    }
+}
+
+fn put_number(out: &mut Vec<u8>, name: &str, number: u64) {
+    put(out, name, itoa::Buffer::new().format(number).as_bytes());
+}
+
+fn put_address(out: &mut Vec<u8>, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (index, byte) in address.octets().into_iter().enumerate() {
+                if index > 0 {
+                    out.push(b'.');
+                }
+                out.extend_from_slice(itoa::Buffer::new().format(byte).as_bytes());
+            }
+        }
+        // A vector takes all.
+        IpAddr::V6(address) => drop(write!(out, "{address}")),
     }
 }
 
@@ -141,6 +163,9 @@ pub fn encode_request(head: &RequestHead, forward: &ForwardRequest<'_>, out: &mu
     let method = changes.own_body.map_or_else(|| head.method(), |body| body.method);
     out.extend_from_slice(method.as_bytes());
     out.push(b' ');
+    if forward.target != "*" {
+        out.extend_from_slice(forward.base_path.as_bytes());
+    }
     out.extend_from_slice(forward.target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     put(out, "Host", forward.authority.as_bytes());
@@ -183,8 +208,9 @@ pub fn encode_request(head: &RequestHead, forward: &ForwardRequest<'_>, out: &mu
     if waits && forward.framing != BodyFraming::None {
         put(out, "Expect", b"100-continue");
     }
-    join(&mut forwarded_for, forward.client_ip.to_string().as_bytes());
-    put(out, "X-Forwarded-For", &forwarded_for);
+    put_joined(out, "X-Forwarded-For", &forwarded_for);
+    put_address(out, forward.client_ip);
+    out.extend_from_slice(b"\r\n");
     if head.field("x-forwarded-proto").is_none() {
         put(out, "X-Forwarded-Proto", forward.scheme.as_bytes());
     }
@@ -193,8 +219,9 @@ pub fn encode_request(head: &RequestHead, forward: &ForwardRequest<'_>, out: &mu
     }
     put(out, "X-Request-Id", forward.request_id.as_bytes());
     let own = if head.version() == Version::Http10 { "1.0 millstream" } else { "1.1 millstream" };
-    join(&mut via, own.as_bytes());
-    put(out, "Via", &via);
+    put_joined(out, "Via", &via);
+    out.extend_from_slice(own.as_bytes());
+    out.extend_from_slice(b"\r\n");
     put_framing(out, forward.framing);
     out.extend_from_slice(b"\r\n");
 }
@@ -213,7 +240,10 @@ fn hops(value: &[u8]) -> Option<u32> {
 
 fn put_hops(out: &mut Vec<u8>, field: &Field<'_>) {
     match hops(field.value) {
-        Some(hops) => put(out, field.name, hops.saturating_sub(1).to_string().as_bytes()),
+        Some(hops) => {
+            let left = hops.saturating_sub(1);
+            put(out, field.name, itoa::Buffer::new().format(left).as_bytes());
+        }
         None => put(out, field.name, field.value),
     }
 }
@@ -228,6 +258,16 @@ fn join(list: &mut Vec<u8>, item: &[u8]) {
         list.extend_from_slice(b", ");
     }
     list.extend_from_slice(item);
+}
+
+/// A list field up to where one more item goes.
+fn put_joined(out: &mut Vec<u8>, name: &str, list: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    if !list.is_empty() {
+        out.extend_from_slice(list);
+        out.extend_from_slice(b", ");
+    }
 }
 
 /// Writes the head that goes downstream.
@@ -271,7 +311,7 @@ pub fn encode_response(head: &ResponseHead, forward: &ForwardResponse<'_>, out: 
     put_framing(out, forward.framing);
     // RFC 9110, section 8.6: never with 204, not even where the upstream did.
     if let Some(length) = forward.head_only_length.filter(|_| head.status() != 204) {
-        put(out, "Content-Length", length.to_string().as_bytes());
+        put_number(out, "Content-Length", length);
     }
     if forward.close {
         put(out, "Connection", b"close");
@@ -308,7 +348,7 @@ pub fn encode_own(
     }
     // RFC 9110, section 8.6: never with 204.
     if status != 204 {
-        put(out, "Content-Length", body.len().to_string().as_bytes());
+        put_number(out, "Content-Length", body.len() as u64);
     }
     if close {
         put(out, "Connection", b"close");
@@ -322,7 +362,7 @@ pub fn encode_own(
 fn put_status(status: u16, reason: &str, out: &mut Vec<u8>) {
     let reason = if reason.is_empty() { phrase(status) } else { reason };
     out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(status.to_string().as_bytes());
+    out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
     out.push(b' ');
     out.extend_from_slice(reason.as_bytes());
     out.extend_from_slice(b"\r\n");
@@ -364,6 +404,7 @@ mod tests {
         let target = head.path_and_query();
         let forward = ForwardRequest {
             authority: "up:1",
+            base_path: "",
             target: &target,
             client_ip: IpAddr::from([127, 0, 0, 9]),
             scheme: "http",
@@ -411,6 +452,7 @@ mod tests {
         let key = Secret::hidden("k");
         let forward = ForwardRequest {
             authority: "up:1",
+            base_path: "",
             target: "/a",
             client_ip: IpAddr::from([127, 0, 0, 9]),
             scheme: "http",

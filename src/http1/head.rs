@@ -233,8 +233,9 @@ pub(super) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 #[derive(Clone, Debug)]
 pub struct RequestHead {
     fields: Fields,
-    method: Range<u16>,
-    target: Range<u16>,
+    /// Method and target, one behind the other.
+    line: Box<str>,
+    method_len: u16,
     version: Version,
     framing: BodyFraming,
 }
@@ -249,28 +250,24 @@ pub struct ResponseHead {
     framing: Option<BodyFraming>,
 }
 
-/// The length of the head at the start of `buf`, its empty line included, if it is all there.
-/// `searched` remembers how far earlier calls have looked.
+/// The length of the head at the start of `buf`, its empty line included, if it is all there: each
+/// of its lines ends in CRLF, and none goes on in the next. `searched` remembers how far earlier
+/// calls have looked.
 fn head_len(buf: &[u8], searched: &mut usize) -> Result<Option<usize>, HeadError> {
-    let from = searched.saturating_sub(3).min(buf.len());
-    let end = memchr::memmem::find(&buf[from..], b"\r\n\r\n").map(|at| from + at + 4);
-    *searched = buf.len();
-    match end {
-        Some(end) if end <= HEAD_BYTES_MAX => Ok(Some(end)),
-        None if buf.len() < HEAD_BYTES_MAX => {
-            // A head with bare LF would never end here; it is refused as soon as it shows.
-            let mut at = from;
-            while let Some(lf) = memchr::memchr(b'\n', &buf[at..]) {
-                at += lf;
-                if at == 0 || buf[at - 1] != b'\r' {
-                    return Err(HeadError::LineEnd);
-                }
-                at += 1;
-            }
-            Ok(None)
+    let within = &buf[..buf.len().min(HEAD_BYTES_MAX)];
+    // The last line end seen is looked at again: what stands behind it may have come since.
+    let from = searched.saturating_sub(1).min(within.len());
+    *searched = within.len();
+    for lf in memchr::memchr_iter(b'\n', &within[from..]) {
+        let lf = from + lf;
+        match (&within[..lf], within.get(lf + 1)) {
+            ([.., b'\r', b'\n', b'\r'], _) => return Ok(Some(lf + 1)),
+            ([.., b'\r'], Some(b' ' | b'\t')) => return Err(HeadError::Folded),
+            ([.., b'\r'], _) => {}
+            _ => return Err(HeadError::LineEnd),
         }
-        _ => Err(HeadError::TooLarge),
     }
+    if buf.len() < HEAD_BYTES_MAX { Ok(None) } else { Err(HeadError::TooLarge) }
 }
 
 /// Whether not even the start line fits a head (RFC 9112, section 3: that has its own status).
@@ -279,27 +276,15 @@ fn first_line_is_endless(buf: &[u8]) -> bool {
     memchr::memchr(b'\n', within).is_none()
 }
 
-/// Every line ends in CRLF, no CR or LF stands alone, no line is folded.
-fn check_lines(head: &[u8]) -> Result<(), HeadError> {
-    let mut lines = 0;
-    for cr in memchr::memchr_iter(b'\r', head) {
-        if head.get(cr + 1) != Some(&b'\n') {
-            return Err(HeadError::LineEnd);
-        }
-        if matches!(head.get(cr + 2), Some(b' ' | b'\t')) {
-            return Err(HeadError::Folded);
-        }
-        lines += 1;
-    }
-    // Each CR has its LF; one more LF stands alone.
-    if memchr::memchr_iter(b'\n', head).count() == lines { Ok(()) } else { Err(HeadError::LineEnd) }
-}
-
 fn version(minor: Option<u8>) -> Version {
     if minor == Some(0) { Version::Http10 } else { Version::Http11 }
 }
 
-fn from_httparse(error: httparse::Error, start: HeadError) -> HeadError {
+fn from_httparse(error: httparse::Error, start: HeadError, head: &[u8]) -> HeadError {
+    // It takes no CR without its LF, and calls it what it stands in.
+    if memchr::memchr_iter(b'\r', head).any(|cr| head.get(cr + 1) != Some(&b'\n')) {
+        return HeadError::LineEnd;
+    }
     match error {
         httparse::Error::TooManyHeaders => HeadError::TooManyFields,
         httparse::Error::Version => HeadError::Version,
@@ -307,15 +292,6 @@ fn from_httparse(error: httparse::Error, start: HeadError) -> HeadError {
         httparse::Error::NewLine => HeadError::LineEnd,
         _ => HeadError::Field,
     }
-}
-
-/// Field values may hold no control byte but TAB (RFC 9110, section 5.5).
-fn check_values(parsed: &[httparse::Header<'_>]) -> Result<(), HeadError> {
-    let bad = |byte: &u8| (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f;
-    if parsed.iter().any(|field| field.name.is_empty() || field.value.iter().any(bad)) {
-        return Err(HeadError::Field);
-    }
-    Ok(())
 }
 
 /// Parses the request head at the start of `buf`; gives it and the bytes it took. A few empty
@@ -343,22 +319,21 @@ pub fn parse_request(
         return Ok(Status::Partial);
     };
     let head = &buf[..len];
-    check_lines(head)?;
     let mut fields = [httparse::EMPTY_HEADER; HEAD_FIELDS_MAX];
     let mut parsed = httparse::Request::new(&mut fields);
-    let status = parsed.parse(head).map_err(|e| from_httparse(e, HeadError::StartLine))?;
+    let status = parsed.parse(head).map_err(|e| from_httparse(e, HeadError::StartLine, head))?;
     let (Some(method), Some(target)) = (parsed.method, parsed.path) else {
         return Err(HeadError::StartLine);
     };
     if status != httparse::Status::Complete(len) {
         return Err(HeadError::StartLine);
     }
-    check_values(parsed.headers)?;
     let version = version(parsed.version);
-    let (method, target) = (range(head, method.as_bytes()), range(head, target.as_bytes()));
+    let line = [method, target].concat().into_boxed_str();
+    let method_len = method.len() as u16;
     let fields = Fields::new(head, parsed.headers);
     let framing = fields.framing(version)?.unwrap_or(BodyFraming::None);
-    let request = RequestHead { fields, method, target, version, framing };
+    let request = RequestHead { fields, line, method_len, version, framing };
     request.check_target()?;
     request.check_host()?;
     Ok(Status::Complete((request, skipped + len)))
@@ -376,14 +351,12 @@ pub fn parse_response(
         return Ok(Status::Partial);
     };
     let head = &buf[..len];
-    check_lines(head)?;
     let mut fields = [httparse::EMPTY_HEADER; HEAD_FIELDS_MAX];
     let mut parsed = httparse::Response::new(&mut fields);
-    let status = parsed.parse(head).map_err(|e| from_httparse(e, HeadError::StartLine))?;
+    let status = parsed.parse(head).map_err(|e| from_httparse(e, HeadError::StartLine, head))?;
     if status != httparse::Status::Complete(len) {
         return Err(HeadError::StartLine);
     }
-    check_values(parsed.headers)?;
     let status = parsed.code.unwrap_or(0);
     if !(100..=999).contains(&status) || status == 101 {
         return Err(HeadError::Status);
@@ -404,7 +377,7 @@ impl RequestHead {
         let fits = match self.method() {
             // A fragment never travels (RFC 9112, section 3.2): where it does, one reader cuts it
             // off and another does not.
-            _ if target.contains('#') => false,
+            _ if memchr::memchr(b'#', target.as_bytes()).is_some() => false,
             "CONNECT" => !target.is_empty() && !target.contains('/'),
             "OPTIONS" if target == "*" => true,
             _ => target.starts_with('/') || self.absolute().is_some(),
@@ -443,12 +416,12 @@ impl RequestHead {
 
     /// The method.
     pub fn method(&self) -> &str {
-        self.fields.text(&self.method)
+        &self.line[..usize::from(self.method_len)]
     }
 
     /// The target as sent.
     pub fn target(&self) -> &str {
-        self.fields.text(&self.target)
+        &self.line[usize::from(self.method_len)..]
     }
 
     /// Path and query in origin form, or `*`.
@@ -466,8 +439,8 @@ impl RequestHead {
     /// The path alone.
     pub fn path(&self) -> &str {
         let path = self.absolute().map_or_else(|| self.target(), |(_, path)| path);
-        let path = path.split('?').next().unwrap_or_default();
-        if path.is_empty() { "/" } else { path }
+        let end = memchr::memchr(b'?', path.as_bytes()).unwrap_or(path.len());
+        if end == 0 { "/" } else { &path[..end] }
     }
 
     /// The version.
@@ -588,6 +561,11 @@ impl ResponseHead {
         self.field("content-type").is_some_and(is_event_stream)
     }
 
+    /// Its size in bytes.
+    pub fn bytes_len(&self) -> usize {
+        self.fields.bytes.len()
+    }
+
     /// Whether another response follows (1xx).
     pub fn is_interim(&self) -> bool {
         self.status < 200
@@ -674,6 +652,29 @@ mod tests {
             ("G@T\x01 / HTTP/1.1\r\nHost: a\r\n\r\n", HeadError::StartLine),
         ] {
             assert_eq!(refused(whole), error, "{whole:?}");
+        }
+    }
+
+    /// What `httparse` has to refuse for us, wherever its vectors begin and end.
+    #[test]
+    fn no_control_byte_passes_anywhere() {
+        let request =
+            b"POST /a?b HTTP/1.1\r\nHost: a\r\nX-A: 0123456789012345678901234567890123\r\n\r\n";
+        let response = b"HTTP/1.1 200 Fine\r\nServer: 012345678901234567890123456789012\r\n\r\n";
+        for byte in (0..0x20).chain([0x7f]).filter(|byte| !b"\t\n".contains(byte)) {
+            for at in 1..request.len() - 3 {
+                let (before, behind) = request.split_at(at);
+                let bytes = [before, &[byte], behind].concat();
+                let parsed = parse_request(&bytes, &mut 0);
+                assert!(parsed.is_err(), "{byte} at {at}: {parsed:?}");
+                let bare = byte == b'\r' && behind[0] != b'\n';
+                assert!(!bare || parsed.is_err_and(|e| e == HeadError::LineEnd), "CR at {at}");
+            }
+            for at in 1..response.len() - 3 {
+                let (before, behind) = response.split_at(at);
+                let bytes = [before, &[byte], behind].concat();
+                assert!(parse_response(&bytes, &mut 0).is_err(), "{byte} at {at}");
+            }
         }
     }
 

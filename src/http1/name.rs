@@ -10,8 +10,12 @@ macro_rules! names {
         impl Name {
             /// Which one it is, in any case.
             pub fn of(bytes: &[u8]) -> Self {
+                // Most of the same length differ in their first letter.
+                let first = bytes.first().map_or(0, |byte| byte | 0x20);
                 match bytes.len() {
-                    $($len if bytes.eq_ignore_ascii_case($text) => Self::$name,)*
+                    $($len if first == $text[0] && bytes.eq_ignore_ascii_case($text) => {
+                        Self::$name
+                    })*
                     _ => Self::Other,
                 }
             }

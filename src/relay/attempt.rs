@@ -183,11 +183,7 @@ impl Request<'_> {
         let (endpoint, route) = (&upstream.endpoint, &way.route.route);
         let asked = head.path_and_query();
         let asked = way.target.as_deref().unwrap_or(&asked);
-        let asked = own.as_ref().map_or(asked, |own| &own.target);
-        let target = match asked {
-            "*" => "*".to_owned(),
-            path => format!("{}{path}", endpoint.base_path),
-        };
+        let asked = own.as_ref().map_or(asked, |own| own.target.as_str());
         let method = own.as_ref().map_or_else(|| head.method(), |own| &own.method);
         // A provider must not compress a stream: most compressors hold bytes back. Whether a POST
         // asks for a stream stands in its body, which has not been read yet.
@@ -197,7 +193,8 @@ impl Request<'_> {
         let own_framing = |own: &Own| BodyFraming::Length(own.body.len() as u64);
         let forward = ForwardRequest {
             authority: &endpoint.authority,
-            target: &target,
+            base_path: &endpoint.base_path,
+            target: asked,
             client_ip: connection.peer.ip(),
             scheme: if connection.transport.is_tls() { "https" } else { "http" },
             request_id: &record.live.request_id,

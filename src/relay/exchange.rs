@@ -547,6 +547,8 @@ fn response_head(
             cors: route.cors.as_ref().map(|_| way.cors.as_slice()),
         },
     };
+    // With what the relay says for itself.
+    out.reserve(answer.bytes_len() + 256);
     encode_response(answer, &forward, out);
 }
 

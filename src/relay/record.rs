@@ -354,9 +354,21 @@ fn request_id(head: &RequestHead) -> Box<str> {
     let harmless = |c: u8| c.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&c);
     match given {
         Some(id) if !id.is_empty() && id.len() <= 128 && id.bytes().all(harmless) => id.into(),
-        _ => format!("{:032x}", fastrand::u128(..)).into(),
+        _ => fresh_id(fastrand::u128(..)),
     }
 }
+
+/// Its 32 hexadecimal digits.
+fn fresh_id(number: u128) -> Box<str> {
+    let mut digits = [0; 32];
+    for (two, byte) in digits.chunks_exact_mut(2).zip(number.to_be_bytes()) {
+        two[0] = HEX[usize::from(byte >> 4)];
+        two[1] = HEX[usize::from(byte & 15)];
+    }
+    std::str::from_utf8(&digits).unwrap_or_default().into()
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
 
 #[cfg(test)]
 mod tests {
@@ -364,6 +376,12 @@ mod tests {
     use crate::http1::Status;
     use crate::http1::head::parse_request;
     use crate::relay::tests::unattached;
+
+    #[test]
+    fn an_id_has_every_digit() {
+        assert_eq!(&*fresh_id(0x0123_4567_89ab_cdef), "00000000000000000123456789abcdef");
+        assert_eq!(&*fresh_id(u128::MAX), "f".repeat(32));
+    }
 
     #[test]
     fn an_exchange_that_unwinds_is_accounted_for_once_and_gives_its_place_back() {
