@@ -358,7 +358,7 @@ impl Run {
     }
 
     fn restart(&mut self) {
-        if self.events || self.failed || !self.stream.restart(Box::default()) {
+        if self.events || self.failed || !self.stream.restart(Vec::new()) {
             return;
         }
         assert_eq!(self.stream.kept(), Some(self.places.stream()));

@@ -188,7 +188,7 @@ fn check_response(head: &ResponseHead, bytes: &[u8], how: u8) {
         request_id: "id-1",
         version: if how & 4 == 0 { Version::Http11 } else { Version::Http10 },
         head_only_length: None,
-        received: std::time::SystemTime::UNIX_EPOCH,
+        received: head.field("date").is_none().then_some(std::time::SystemTime::UNIX_EPOCH),
         changes: Default::default(),
     };
     if head.is_interim() {

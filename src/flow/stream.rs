@@ -174,7 +174,7 @@ impl Stream {
     }
 
     /// Queues the message's head before its body, so that both go in one write.
-    pub fn begin(&mut self, head: Box<[u8]>) {
+    pub fn begin(&mut self, head: Vec<u8>) {
         debug_assert_eq!(self.buffer.queued(), 0);
         self.buffer.push_own(head);
         if self.rewrites() {
@@ -184,9 +184,9 @@ impl Stream {
 
     /// Begins again for another receiver: what was queued is forgotten, `head` and the payload so
     /// far are queued afresh. Without a copy it does nothing and returns false.
-    pub fn restart(&mut self, head: Box<[u8]>) -> bool {
+    pub fn restart(&mut self, head: Vec<u8>) -> bool {
         let Some(kept) = &self.kept else { return false };
-        let payload: Box<[u8]> = kept.payload.as_slice().into();
+        let payload = kept.payload.clone();
         self.buffer.clear();
         self.buffer.push_own(head);
         self.pending.clear();
@@ -574,7 +574,7 @@ impl Stream {
     }
 
     /// Queues payload of our own, framed.
-    fn push_frame(&mut self, payload: Box<[u8]>) {
+    fn push_frame(&mut self, payload: Vec<u8>) {
         if payload.is_empty() {
             return;
         }

@@ -54,7 +54,7 @@ enum Piece {
     /// Constant bytes.
     Static(&'static [u8]),
     /// A frame made by us (an error event); rare, so it may allocate.
-    Own { bytes: Box<[u8]>, start: u32 },
+    Own { bytes: Vec<u8>, start: u32 },
 }
 
 impl Piece {
@@ -257,12 +257,16 @@ impl WriteBuffer {
     }
 
     /// Queues bytes of our own.
-    pub fn push_own(&mut self, bytes: Box<[u8]>) {
+    pub fn push_own(&mut self, bytes: Vec<u8>) {
         if bytes.is_empty() {
             return;
         }
         self.queued += bytes.len();
-        push_lean(&mut self.pieces, Piece::Own { bytes, start: 0 });
+        if self.pieces.capacity() == 0 {
+            // Behind a head comes the beginning of its body.
+            self.pieces.reserve_exact(2);
+        }
+        self.pieces.push_back(Piece::Own { bytes, start: 0 });
     }
 
     /// The queued bytes as one slice, where they are one (the usual case of a stream that keeps
@@ -462,7 +466,7 @@ mod tests {
         buffer.push_line(b"5\r\n");
         buffer.push_raw(first..first + 5);
         buffer.push_static(b"\r\n");
-        buffer.push_own(b"!".as_slice().into());
+        buffer.push_own(b"!".to_vec());
         buffer.hold_from(first + 5);
         assert_eq!(queued_bytes(&buffer), b"5\r\nhello\r\n!");
         assert_eq!((buffer.queued(), buffer.held()), (11, 6));
@@ -472,7 +476,7 @@ mod tests {
             copy.push_line(b"5\r\n");
             copy.push_raw(first..first + 5);
             copy.push_static(b"\r\n");
-            copy.push_own(b"!".as_slice().into());
+            copy.push_own(b"!".to_vec());
             copy.hold_from(first + 5);
             copy.sent(sent);
             copy.settle();

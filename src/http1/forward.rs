@@ -81,8 +81,8 @@ pub struct ForwardResponse<'a> {
     pub version: Version,
     /// The length a body would have (answers to HEAD, 304).
     pub head_only_length: Option<u64>,
-    /// When it came, for one without a Date.
-    pub received: SystemTime,
+    /// When it came, where it has no Date of its own.
+    pub received: Option<SystemTime>,
     /// What its route changes.
     pub changes: ResponseChanges<'a>,
 }
@@ -300,9 +300,9 @@ pub fn encode_response(head: &ResponseHead, forward: &ForwardResponse<'_>, out: 
     for (name, value) in changes.cors.unwrap_or_default() {
         put(out, name, value.as_bytes());
     }
-    if head.field("date").is_none() {
+    if let Some(received) = forward.received {
         // RFC 9110, section 6.6.1.
-        put(out, "Date", httpdate::fmt_http_date(forward.received).as_bytes());
+        put(out, "Date", httpdate::fmt_http_date(received).as_bytes());
     }
     put(out, "X-Request-Id", forward.request_id.as_bytes());
     if let Some(id) = forward.stream_id {
@@ -496,7 +496,7 @@ mod tests {
             request_id: "id-1",
             version: Version::Http11,
             head_only_length: None,
-            received: SystemTime::UNIX_EPOCH,
+            received: Some(SystemTime::UNIX_EPOCH),
             changes: ResponseChanges::default(),
         };
         let mut out = Vec::new();

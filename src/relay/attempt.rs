@@ -113,17 +113,13 @@ struct Own {
     asked: Asked,
 }
 
-/// Reads the body, checks and changes it, where the route wants that.
+/// Reads the body, checks and changes it.
 async fn own_request(
     connection: &mut Connection,
     head: &RequestHead,
     way: &Way,
-) -> Result<Option<Own>, Refusal> {
+) -> Result<Own, Refusal> {
     let route = &way.route.route;
-    let has_body = head.has_body();
-    if !route.body.apply_to(head.method(), has_body, way.dialect) {
-        return Ok(None);
-    }
     let received = body::whole(connection, head, route).await?;
     let asked = head.path_and_query();
     let target = way.target.as_deref().unwrap_or(&asked);
@@ -134,14 +130,14 @@ async fn own_request(
     })?;
     let given = head.field("content-type").unwrap_or_default();
     let json = memchr::memmem::find(&given.to_ascii_lowercase(), b"json").is_some();
-    Ok(Some(Own {
+    Ok(Own {
         method: if head.method() == "GET" { "POST" } else { head.method() }.to_owned(),
         content_type: if json { given } else { b"application/json" }.to_vec(),
         body: made.body,
         target: made.target,
         collects: made.collects,
         asked: made.asked,
-    }))
+    })
 }
 
 /// A request on its way: what each attempt begins with.
@@ -178,7 +174,7 @@ impl Request<'_> {
     }
 
     /// What goes up first, to this endpoint.
-    fn head(&self, connection: &Connection, group: &Group, upstream: &Upstream) -> Box<[u8]> {
+    fn head(&self, connection: &Connection, group: &Group, upstream: &Upstream) -> Vec<u8> {
         let Self { head, record, way, own } = self;
         let (endpoint, route) = (&upstream.endpoint, &way.route.route);
         let asked = head.path_and_query();
@@ -211,7 +207,7 @@ impl Request<'_> {
         };
         encode_request(head, &forward, &mut out);
         out.extend_from_slice(own.as_ref().map_or(&[], |own| &own.body));
-        out.into()
+        out
     }
 }
 
@@ -270,7 +266,11 @@ pub(super) async fn answered(
     check(head, &way.route)?;
     let core = std::rc::Rc::clone(connection.core());
     record.admit().map_err(|why| Refusal::new(503, Outcome::Overloaded, why))?;
-    let own = own_request(connection, head, way).await?;
+    let route = &way.route.route;
+    let own = match route.body.apply_to(head.method(), head.has_body(), way.dialect) {
+        true => Some(Box::pin(own_request(connection, head, way)).await?),
+        false => None,
+    };
     if let Some(own) = &own {
         peek_body(record, &own.body);
     }
@@ -400,7 +400,8 @@ async fn lease(
     let tls = upstream.tls.as_deref().map(|tls| (tls, &core.turns));
     let trusted = &upstream.trusted;
     let target = connect::Target { authority, addresses: &addresses, trusted, tls };
-    match connection.beside(connect::connect(target, timeout, chain_deadline)).await? {
+    let connecting = Box::pin(connect::connect(target, timeout, chain_deadline));
+    match connection.beside(connecting).await? {
         Ok(transport) => {
             upstream.works();
             if transport.is_resumed() {

@@ -256,22 +256,22 @@ async fn begin(
     let way = match routing::resolve(connection.core(), &head, known) {
         Ok(way) => way,
         Err(Unrouted::Refused(refusal)) => {
-            return Err(refuse(connection, &head, record, *refusal).await);
+            return Err(Box::pin(refuse(connection, &head, record, *refusal)).await);
         }
         Err(Unrouted::Preflight(fields)) => {
             let read = !head.has_body();
-            return Err(no_content(connection, (&head, read), record, &fields).await);
+            return Err(Box::pin(no_content(connection, (&head, read), record, &fields)).await);
         }
     };
     record.routed(&way);
     if let Some(named) = way.comes_back {
-        return request::come_back(connection, &head, record, &way, named).await;
+        return Box::pin(request::come_back(connection, &head, record, &way, named)).await;
     }
     let answered = match attempt::answered(connection, &head, record, &way).await {
         Ok(answered) => answered,
         Err(mut refusal) => {
             refusal.fields.extend(way.cors);
-            return Err(refuse(connection, &head, record, refusal).await);
+            return Err(Box::pin(refuse(connection, &head, record, refusal)).await);
         }
     };
     record.answered(clock::now());
@@ -296,9 +296,9 @@ async fn pass_on(
         let reusable = answer.head.keep_alive() && uploaded && from != BodyFraming::Close;
         let source = Source { upstream, answer, from, uploaded, reusable, events };
         return Err(if retold {
-            whole::retold(connection, head, record, way, source).await
+            Box::pin(whole::retold(connection, head, record, way, source)).await
         } else {
-            whole::collected(connection, head, record, (way, asked), source).await
+            Box::pin(whole::collected(connection, head, record, (way, asked), source)).await
         });
     }
     record.stream.set(events);
@@ -309,7 +309,7 @@ async fn pass_on(
     let shaped = events && !matches!(way.route.route.shaping, Shaping::Passthrough);
     if shaped && let Some(refusal) = unreadable(&answer, way) {
         upstream.shutdown();
-        return Err(refuse(connection, head, record, refusal).await);
+        return Err(Box::pin(refuse(connection, head, record, refusal)).await);
     }
     // What is kept is framed for each reader when it is sent.
     let seat =
@@ -329,7 +329,7 @@ async fn pass_on(
         let bytes = std::mem::take(&mut bytes);
         Opening::new(head, way, &shape, &position, bytes)
     });
-    stream.begin(bytes.into_boxed_slice());
+    stream.begin(bytes);
     let framing = Framing {
         keep_alive: shape.keep_alive,
         reusable: answer.head.keep_alive() && from != BodyFraming::Close && uploaded,
@@ -347,7 +347,9 @@ async fn pass_on(
             Ok(Begun::Kept(Box::new(Kept { response, fault, seat, opening })))
         }
         (Ok(()), ..) => Ok(Begun::Plain(Box::new(response))),
-        (Err(failure), ..) => Err(cut(connection, record, &mut response, failure).await),
+        (Err(failure), ..) => {
+            Err(Box::pin(cut(connection, record, &mut response, failure)).await)
+        }
     }
 }
 
@@ -522,6 +524,11 @@ fn response_stream(
     }
 }
 
+/// The present, for an answer that does not say when it was made.
+pub(super) fn undated(answer: &ResponseHead) -> Option<std::time::SystemTime> {
+    answer.field("date").is_none().then(std::time::SystemTime::now)
+}
+
 fn response_head(
     head: &RequestHead,
     answer: &ResponseHead,
@@ -541,7 +548,7 @@ fn response_head(
         request_id: &record.live.request_id,
         version: head.version(),
         head_only_length: announced.filter(|_| shape.framing == BodyFraming::None),
-        received: std::time::SystemTime::now(),
+        received: undated(answer),
         changes: ResponseChanges {
             edits: route.response_fields.as_ref(),
             cors: route.cors.as_ref().map(|_| way.cors.as_slice()),

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 
 use super::Core;
+use crate::clock;
 
 /// Spawns a task of a core. A panic in it ends it alone.
 pub fn spawn_caught(core: &Rc<Core>, work: impl Future<Output = ()> + 'static) {
@@ -32,7 +33,8 @@ impl<F: Future<Output = ()>> Future for Caught<F> {
         let future = this.future;
         // Unwind safe: after a panic the future is only dropped, and what it shares with others
         // (cells of counters, the pool) is consistent between any two statements.
-        match std::panic::catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+        let poll = || std::panic::catch_unwind(AssertUnwindSafe(|| future.poll(cx)));
+        match clock::held(poll) {
             Ok(polled) => polled,
             Err(_) => {
                 this.core.metrics.panics.inc();

@@ -7,7 +7,7 @@ use super::ask::Answer;
 use super::attempt::Refusal;
 use super::collect::{self, Collected};
 use super::connection::{After, Connection};
-use super::exchange::{give_back, naming, refuse, unreadable};
+use super::exchange::{give_back, naming, refuse, undated, unreadable};
 use super::record::Record;
 use super::routing::Way;
 use crate::clock;
@@ -202,7 +202,7 @@ async fn answer_with(
         stream_id: None,
         version: head.version(),
         head_only_length: None,
-        received: std::time::SystemTime::now(),
+        received: undated(response),
         changes: ResponseChanges {
             edits: Some(&edits),
             cors: way.route.route.cors.as_ref().map(|_| way.cors.as_slice()),

@@ -176,14 +176,14 @@ fn a_kept_body_can_begin_again() {
         let mut stream = Stream::opaque(decoder, Outgoing::Chunked, MARKS).keeping(100);
         let body = chunks(&[b"abc", b"de"], ";x");
         let at = body.len() * split / 4;
-        stream.begin(b"first ".as_slice().into());
+        stream.begin(b"first ".to_vec());
         receive(&mut stream, &body[..at]).expect("in order");
         if stream.is_ended() {
             stream.finish();
         }
         let first = stream.buffer().queued() / 2;
         stream.sent(first);
-        assert!(stream.restart(b"again ".as_slice().into()));
+        assert!(stream.restart(b"again ".to_vec()));
         receive(&mut stream, &body[at..]).expect("in order");
         if at < body.len() {
             stream.finish();
