@@ -21,6 +21,7 @@ pub mod text;
 
 pub use error::ErrorText;
 pub use peek::{Peek, peek};
+pub use terminal::is_ordinary_frame;
 
 /// How one provider's stream talks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -66,12 +66,26 @@ impl Dialect {
     }
 }
 
-/// Whether a frame begins with one long line of JSON whose first member is neither `error` nor
-/// `type`: nearly all of a stream's frames do, and none of them is an end.
+/// Whether `frame`, which ends with two LF, is nothing but one long line of JSON whose first member
+/// is neither `error` nor `type`: nearly all of a stream's frames are, and none of them is an end.
 #[inline]
+pub fn is_ordinary_frame(frame: &[u8]) -> bool {
+    frame.len() > Dialect::TERMINAL_PREFIX_BYTES + 2
+        && begins_ordinary(frame)
+        && memchr2(b'\n', b'\r', &frame[ORDINARY.len()..]) == Some(frame.len() - 2 - ORDINARY.len())
+}
+
+/// How such a frame begins.
+const ORDINARY: &[u8; 8] = b"data: {\"";
+
+#[inline]
+fn begins_ordinary(frame: &[u8]) -> bool {
+    frame.starts_with(ORDINARY) && !matches!(frame.get(ORDINARY.len()), None | Some(b'e' | b't'))
+}
+
+/// Whether a frame begins like one.
 fn is_ordinary(frame: &[u8]) -> bool {
-    let member = frame.strip_prefix(b"data: {\"").unwrap_or_default();
-    !matches!(member.first(), None | Some(b'e' | b't')) && memchr2(b'\n', b'\r', member).is_none()
+    begins_ordinary(frame) && memchr2(b'\n', b'\r', &frame[ORDINARY.len()..]).is_none()
 }
 
 /// Whether JSON that begins with `text` is an object whose first member is an `error` that is not

@@ -720,12 +720,15 @@ fn take_whole_chunks(events: Option<&mut Events>, carried: &mut Carried, bytes: 
     while let Some((line, len)) = whole_chunk(&bytes[at..]) {
         let payload = &bytes[at + line..at + line + len];
         // From one boundary a blank line at the end leads to the next, whatever lies between.
-        if !(payload.ends_with(b"\n\n") || payload.ends_with(b"\r\n\r\n")) {
+        if payload.ends_with(b"\n\n") && events.is_ordinary(payload) {
+            carried.frames += 1;
+        } else if payload.ends_with(b"\n\n") || payload.ends_with(b"\r\n\r\n") {
+            let (frames, end) = events.take(payload);
+            debug_assert_eq!(end, len);
+            carried.frames += frames;
+        } else {
             break;
         }
-        let (frames, end) = events.take(payload);
-        debug_assert_eq!(end, len);
-        carried.frames += frames;
         carried.bytes_in += len as u64;
         at += line + len + 2;
     }

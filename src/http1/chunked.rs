@@ -203,21 +203,34 @@ impl ChunkedDecoder {
 /// tells.
 #[inline]
 pub fn whole_chunk(buf: &[u8]) -> Option<(usize, usize)> {
-    let mut size = 0;
-    for (digits, &byte) in buf.iter().take(PLAIN_DIGITS_MAX + 1).enumerate() {
-        match (byte as char).to_digit(16) {
-            Some(digit) if digits < PLAIN_DIGITS_MAX => size = size * 16 + digit as usize,
-            None if byte == b'\r' && size > 0 => {
-                let line = digits + 2;
-                let whole = buf.get(digits + 1) == Some(&b'\n')
-                    && buf.get(line + size..line + size + 2) == Some(b"\r\n");
-                return whole.then_some((line, size));
-            }
-            _ => return None,
+    let (mut size, mut digits) = (0, 0);
+    for &byte in buf.iter().take(PLAIN_DIGITS_MAX) {
+        let digit = HEX[usize::from(byte)];
+        if digit > 15 {
+            break;
         }
+        size = size * 16 + usize::from(digit);
+        digits += 1;
     }
-    None
+    let line = digits + 2;
+    let whole = size > 0
+        && buf.get(digits..line) == Some(b"\r\n")
+        && buf.get(line + size..line + size + 2) == Some(b"\r\n");
+    whole.then_some((line, size))
 }
+
+/// What each byte is as a hexadecimal digit; above 15 where it is none.
+const HEX: [u8; 256] = {
+    let mut table = [u8::MAX; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        if let Some(digit) = (byte as u8 as char).to_digit(16) {
+            table[byte] = digit as u8;
+        }
+        byte += 1;
+    }
+    table
+};
 
 /// RFC 9110, section 5.6.2.
 fn is_token(byte: u8) -> bool {

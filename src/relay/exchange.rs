@@ -347,9 +347,7 @@ async fn pass_on(
             Ok(Begun::Kept(Box::new(Kept { response, fault, seat, opening })))
         }
         (Ok(()), ..) => Ok(Begun::Plain(Box::new(response))),
-        (Err(failure), ..) => {
-            Err(Box::pin(cut(connection, record, &mut response, failure)).await)
-        }
+        (Err(failure), ..) => Err(Box::pin(cut(connection, record, &mut response, failure)).await),
     }
 }
 

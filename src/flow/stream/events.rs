@@ -1,6 +1,7 @@
 //! An event stream's frames as they pass: how many, where they end, whether one was the last.
 
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, is_ordinary_frame};
+use crate::limits::DIALECT_GUESSES_MAX;
 use crate::sse::scanner::Scanner;
 
 #[derive(Debug)]
@@ -10,6 +11,8 @@ pub(super) struct Events {
     /// The first bytes of the frame in progress, for telling the dialect's last event.
     prefix: [u8; Dialect::TERMINAL_PREFIX_BYTES],
     prefix_len: usize,
+    /// Frames that may still be asked for their dialect.
+    guesses: u8,
     /// The dialect's last event has passed.
     pub terminal: bool,
     /// A frame above the limit is on its way in pieces; nothing may be inserted until it ends.
@@ -25,10 +28,18 @@ impl Events {
             dialect,
             prefix: [0; Dialect::TERMINAL_PREFIX_BYTES],
             prefix_len: 0,
+            guesses: if matches!(dialect, Dialect::Generic) { DIALECT_GUESSES_MAX } else { 0 },
             terminal: false,
             overlong: false,
             own_first: false,
         }
+    }
+
+    /// Whether `payload`, which follows a boundary and ends with two LF, is one frame of the kind
+    /// that nearly all are: it leaves nothing to be noted.
+    #[inline]
+    pub(super) fn is_ordinary(&self, payload: &[u8]) -> bool {
+        self.guesses == 0 && is_ordinary_frame(payload)
     }
 
     /// Scans payload; returns the frames that ended in it and the offset after the last.
@@ -36,18 +47,21 @@ impl Events {
         let scan = self.scanner.scan(payload);
         if scan.frames > 0 {
             let start = if scan.last_continued { 0 } else { scan.last };
-            let prefix = if scan.last_continued {
+            // Of one that began in earlier bytes only its beginning is there.
+            let frame = if scan.last_continued {
                 self.keep_prefix(&payload[start..scan.end]);
                 &self.prefix[..self.prefix_len]
             } else {
-                &payload[start..scan.end.min(start + self.prefix.len())]
+                &payload[start..scan.end]
             };
-            if self.dialect == Dialect::Generic
-                && let Some(dialect) = Dialect::from_first_frame(prefix)
-            {
-                self.dialect = dialect;
+            if self.guesses > 0 {
+                self.guesses -= 1;
+                if let Some(dialect) = Dialect::from_first_frame(frame) {
+                    self.dialect = dialect;
+                    self.guesses = 0;
+                }
             }
-            self.terminal |= self.dialect.is_terminal(prefix);
+            self.terminal |= self.dialect.is_terminal(frame);
         }
         if scan.end > 0 {
             self.prefix_len = 0;

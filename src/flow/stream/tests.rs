@@ -2,7 +2,7 @@ use std::io::IoSlice;
 
 use super::*;
 use crate::http1::chunked::ChunkedDecoder;
-use crate::limits::WRITE_SLICES_MAX;
+use crate::limits::{DIALECT_GUESSES_MAX, WRITE_SLICES_MAX};
 
 const MARKS: Marks = Marks { high: 1 << 20, low: 1 << 19, frame_max: 4096 };
 
@@ -228,5 +228,84 @@ proptest::proptest! {
         let (got, ended) = unchunk(&out);
         proptest::prop_assert!(ended && got == payload);
         proptest::prop_assert_eq!(stream.carried().bytes_out, payload.len() as u64);
+    }
+}
+
+/// A stream whose request did not tell its dialect.
+fn unknown_events() -> Stream {
+    let decoder = BodyDecoder::Chunked(ChunkedDecoder::default());
+    Stream::events(decoder, Outgoing::Chunked, MARKS, Dialect::Generic)
+}
+
+fn chunk(part: &[u8]) -> Vec<u8> {
+    [format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat()
+}
+
+const FIRST: &[u8] = b"data: {\"id\":\"chatcmpl-0123456789\",\"object\":\"chat.completion.chunk\",\
+    \"created\":1700000000,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n";
+
+#[test]
+fn a_frame_of_usual_size_gives_its_dialect_away() {
+    let mut stream = unknown_events();
+    receive(&mut stream, &chunk(b": hello\n\n")).expect("in order");
+    assert_eq!(stream.dialect(), Some(Dialect::Generic));
+    receive(&mut stream, &chunk(FIRST)).expect("in order");
+    assert_eq!(stream.dialect(), Some(Dialect::OpenAiChat));
+    receive(&mut stream, &chunk(b"data: [DONE]\n\n")).expect("in order");
+    assert!(stream.is_finished_by_dialect());
+}
+
+#[test]
+fn a_stream_that_tells_no_dialect_is_not_asked_for_ever() {
+    let mut stream = unknown_events();
+    for _ in 0..DIALECT_GUESSES_MAX {
+        receive(&mut stream, &chunk(b"data: {\"token\":\"abc\"}\n\n")).expect("in order");
+    }
+    receive(&mut stream, &chunk(FIRST)).expect("in order");
+    assert_eq!(stream.dialect(), Some(Dialect::Generic));
+    assert_eq!(stream.carried().frames, u64::from(DIALECT_GUESSES_MAX) + 1);
+}
+
+/// Frames like those that are passed at a glance are the same to the scanner.
+#[test]
+fn a_glance_agrees_with_the_scanner() {
+    let member = |name: &str| format!("data: {{\"{name}\":\"{}\"}}\n\n", "x".repeat(50));
+    let frames = [
+        member("id"),
+        member("error").replacen("\"x", "{\"x", 1),
+        member("type"),
+        member("id").replace("xx\"", "\nx\""),
+        member("id").replace("xx\"", "\n\ndata: [DONE]"),
+        member("id").replace("xx\"", "\rx\""),
+        member("id").replace("\n\n", "\n\n\n"),
+        member("id").replace("\n\n", "\n\n\n\n"),
+        "data: {\"\n\n".to_owned(),
+        "data: {\"a\n\n".to_owned(),
+        format!("data: {{\"{}\n\n", "x".repeat(Dialect::TERMINAL_PREFIX_BYTES - 8)),
+        format!("data: {{\"{}\n\n", "x".repeat(Dialect::TERMINAL_PREFIX_BYTES - 7)),
+        "data: [DONE]\n\n".to_owned(),
+    ];
+    for first in &frames {
+        for second in &frames {
+            let (mut glanced, mut scanned) = (chunked_events(), chunked_events());
+            let mut read = 0;
+            for frame in [first, second, &frames[0]] {
+                receive(&mut glanced, &chunk(frame.as_bytes())).expect("in order");
+                let whole = chunk(frame.as_bytes());
+                // Byte by byte no chunk is ever whole.
+                for byte in whole.chunks(1) {
+                    receive(&mut scanned, byte).expect("in order");
+                }
+                read += frame.len() as u64;
+                let (own, other) = (glanced.carried(), scanned.carried());
+                assert_eq!(
+                    (own.frames, own.bytes_in),
+                    (other.frames, read),
+                    "{first:?} {second:?}"
+                );
+                assert_eq!(glanced.is_finished_by_dialect(), scanned.is_finished_by_dialect());
+            }
+            assert_eq!(unchunk(&drain(&mut glanced)).0, unchunk(&drain(&mut scanned)).0);
+        }
     }
 }
