@@ -66,12 +66,13 @@ impl Dialect {
     }
 }
 
-/// Whether `frame`, which ends with two LF, is nothing but one long line of JSON whose first member
-/// is neither `error` nor `type`: nearly all of a stream's frames are, and none of them is an end.
+/// Whether these bytes are one frame, and that nothing but a long line of JSON whose first member is
+/// neither `error` nor `type`: nearly all of a stream's frames are, and none of them is an end.
 #[inline]
 pub fn is_ordinary_frame(frame: &[u8]) -> bool {
     frame.len() > Dialect::TERMINAL_PREFIX_BYTES + 2
         && begins_ordinary(frame)
+        && frame.ends_with(b"\n\n")
         && memchr2(b'\n', b'\r', &frame[ORDINARY.len()..]) == Some(frame.len() - 2 - ORDINARY.len())
 }
 

@@ -719,9 +719,9 @@ fn take_whole_chunks(events: Option<&mut Events>, carried: &mut Carried, bytes: 
     let mut at = 0;
     while let Some((line, len)) = whole_chunk(&bytes[at..]) {
         let payload = &bytes[at + line..at + line + len];
-        // From one boundary a blank line at the end leads to the next, whatever lies between.
-        if payload.ends_with(b"\n\n") && events.is_ordinary(payload) {
+        if events.is_ordinary(payload) {
             carried.frames += 1;
+        // From one boundary a blank line at the end leads to the next, whatever lies between.
         } else if payload.ends_with(b"\n\n") || payload.ends_with(b"\r\n\r\n") {
             let (frames, end) = events.take(payload);
             debug_assert_eq!(end, len);

@@ -53,7 +53,7 @@ enum Piece {
     Line { bytes: [u8; LINE_BYTES_MAX], start: u8, end: u8 },
     /// Constant bytes.
     Static(&'static [u8]),
-    /// A frame made by us (an error event); rare, so it may allocate.
+    /// A head, or a frame made by us (an error event); rare, so it may allocate.
     Own { bytes: Vec<u8>, start: u32 },
 }
 

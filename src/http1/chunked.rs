@@ -128,7 +128,7 @@ impl ChunkedDecoder {
             (self.left, self.odd) = (0, false);
         }
         self.count()?;
-        if let Some(digit) = (byte as char).to_digit(16) {
+        if let Some(digit) = digit(byte) {
             self.left = self.left * 16 + u64::from(digit);
             if self.left > SIZE_MAX {
                 return Err(BodyError::ChunkSizeTooLarge);
@@ -205,10 +205,7 @@ impl ChunkedDecoder {
 pub fn whole_chunk(buf: &[u8]) -> Option<(usize, usize)> {
     let (mut size, mut digits) = (0, 0);
     for &byte in buf.iter().take(PLAIN_DIGITS_MAX) {
-        let digit = HEX[usize::from(byte)];
-        if digit > 15 {
-            break;
-        }
+        let Some(digit) = digit(byte) else { break };
         size = size * 16 + usize::from(digit);
         digits += 1;
     }
@@ -219,8 +216,15 @@ pub fn whole_chunk(buf: &[u8]) -> Option<(usize, usize)> {
     whole.then_some((line, size))
 }
 
-/// What each byte is as a hexadecimal digit; above 15 where it is none.
-const HEX: [u8; 256] = {
+/// The value of a hexadecimal digit.
+#[inline]
+fn digit(byte: u8) -> Option<u8> {
+    let value = DIGITS[usize::from(byte)];
+    (value < 16).then_some(value)
+}
+
+/// What each byte is as a digit; more than 15 where it is none.
+const DIGITS: [u8; 256] = {
     let mut table = [u8::MAX; 256];
     let mut byte = 0;
     while byte < 256 {

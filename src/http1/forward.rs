@@ -136,7 +136,7 @@ fn put_framing(out: &mut Vec<u8>, framing: BodyFraming) {
     }
 }
 
-fn put_number(out: &mut Vec<u8>, name: &str, number: u64) {
+fn put_number(out: &mut Vec<u8>, name: impl AsRef<[u8]>, number: u64) {
     put(out, name, itoa::Buffer::new().format(number).as_bytes());
 }
 
@@ -240,10 +240,7 @@ fn hops(value: &[u8]) -> Option<u32> {
 
 fn put_hops(out: &mut Vec<u8>, field: &Field<'_>) {
     match hops(field.value) {
-        Some(hops) => {
-            let left = hops.saturating_sub(1);
-            put(out, field.name, itoa::Buffer::new().format(left).as_bytes());
-        }
+        Some(hops) => put_number(out, field.name, hops.saturating_sub(1).into()),
         None => put(out, field.name, field.value),
     }
 }

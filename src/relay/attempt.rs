@@ -267,9 +267,10 @@ pub(super) async fn answered(
     let core = std::rc::Rc::clone(connection.core());
     record.admit().map_err(|why| Refusal::new(503, Outcome::Overloaded, why))?;
     let route = &way.route.route;
-    let own = match route.body.apply_to(head.method(), head.has_body(), way.dialect) {
-        true => Some(Box::pin(own_request(connection, head, way)).await?),
-        false => None,
+    let own = if route.body.apply_to(head.method(), head.has_body(), way.dialect) {
+        Some(Box::pin(own_request(connection, head, way)).await?)
+    } else {
+        None
     };
     if let Some(own) = &own {
         peek_body(record, &own.body);
@@ -277,7 +278,7 @@ pub(super) async fn answered(
     let request = Request { head, record, way, own };
     let mut body = request.stream(connection);
     let chain_deadline = clock::now() + CONNECT_CHAIN_TIMEOUT;
-    let group = &core.groups[way.route.route.upstream];
+    let group = &core.groups[route.upstream];
     let mut tried = Tried { group, numbers: 0 };
     loop {
         record.attempts.set(record.attempts.get() + 1);

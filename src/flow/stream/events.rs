@@ -35,8 +35,8 @@ impl Events {
         }
     }
 
-    /// Whether `payload`, which follows a boundary and ends with two LF, is one frame of the kind
-    /// that nearly all are: it leaves nothing to be noted.
+    /// Whether `payload`, which follows a boundary, is one frame of the kind that nearly all are: it
+    /// leaves nothing to be noted.
     #[inline]
     pub(super) fn is_ordinary(&self, payload: &[u8]) -> bool {
         self.guesses == 0 && is_ordinary_frame(payload)
