@@ -40,6 +40,9 @@ struct Options {
     /// The relay's binary [default: beside this program]
     #[arg(long, global = true, value_name = "PATH")]
     millstream: Option<PathBuf>,
+    /// Also the relay as `loadtest/pgo` builds it, beside the usual one
+    #[arg(long, global = true)]
+    pgo: bool,
     /// More flags for the relay, e.g. --millstream-flags '--heartbeat off'
     #[arg(long, global = true, value_name = "FLAGS", allow_hyphen_values = true)]
     millstream_flags: Option<String>,
@@ -107,11 +110,13 @@ fn bench(options: &Options) -> Result<Bench> {
     let given = |text: &Option<String>| {
         text.as_deref().map(cores::parse).transpose().map_err(anyhow::Error::msg)
     };
-    let beside = std::env::current_exe().context("this program's place")?;
-    let beside = beside.with_file_name("millstream");
+    let this = std::env::current_exe().context("this program's place")?;
+    let beside = this.with_file_name("millstream");
     let flags = options.millstream_flags.as_deref().unwrap_or_default();
     Ok(Bench {
         millstream: options.millstream.clone().unwrap_or(beside),
+        // target/pgo beside target/release
+        millstream_pgo: this.with_file_name("../pgo/millstream"),
         millstream_flags: flags.split_whitespace().map(str::to_owned).collect(),
         tools: options.tools.clone(),
         // Asked for before this thread is kept off the system's cores.
@@ -127,6 +132,7 @@ fn measure(options: &Options, items: &[Item]) -> Result<()> {
     let own = items.iter().all(|item| !item.spec.relay_flags.is_empty());
     // pump-keep drops an answer whose client has closed its side, so it is no floor for most loads.
     let all = all.filter(|&system| system != System::PumpKeep && (!own || system.is_millstream()));
+    let all = all.filter(|&system| system != System::MillstreamPgo || options.pgo);
     let systems = if options.system.is_empty() { all.collect() } else { options.system.clone() };
     let limit = raise_descriptors();
     // This thread looks at counters and draws bars: not on the system's core.

@@ -36,6 +36,8 @@ pub enum Field {
     Relays,
     /// The relay, the proxies that come closest and the pump.
     Closest,
+    /// The same and the relay as `loadtest/pgo` builds it.
+    Judged,
     /// The same and Envoy.
     Proxies,
     /// Loads that a gateway in Python can carry: it, the relay and nginx.
@@ -65,6 +67,7 @@ impl Field {
             Self::All => plain && !experiment,
             Self::Relays => plain && !experiment && !second,
             Self::Closest => closest,
+            Self::Judged => closest || system == System::MillstreamPgo,
             Self::Proxies => closest || system == System::Envoy,
             Self::Light => {
                 matches!(system, System::Millstream | System::Nginx | System::Litellm)
@@ -80,7 +83,8 @@ impl Field {
 /// How often a scenario is run through each system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rounds {
-    /// Those that figures are judged by: the relay, nginx, HAProxy and the io_uring pump.
+    /// Those that figures are judged by: the relay in both builds, nginx, HAProxy and the io_uring
+    /// pump.
     pub closest: usize,
     /// Any other that takes part, in the first of the rounds.
     pub others: usize,
@@ -93,7 +97,7 @@ impl Rounds {
     }
 
     fn of(self, system: System) -> usize {
-        if Field::Closest.holds(system) { self.closest } else { self.others }
+        if Field::Judged.holds(system) { self.closest } else { self.others }
     }
 }
 
@@ -150,7 +154,7 @@ pub fn usual(quick: bool, rounds: Option<usize>) -> Vec<Item> {
     let few = Numbers { rate: Some(10.0), ..with(20, 3.0) };
     vec![
         item(Scenario::Steady, judged(1), Field::All, brief(2.0)),
-        item(Scenario::Steady, judged(0), Field::Closest, many),
+        item(Scenario::Steady, judged(0), Field::Judged, many),
         item(Scenario::Shaped, n(3), Field::Shaped, brief(2.0)),
         item(Scenario::Workers, n(2), Field::Closest, brief(1.0)),
         item(Scenario::Saturation, judged(1), Field::Proxies, brief(1.0)),

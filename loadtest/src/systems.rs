@@ -18,6 +18,9 @@ use crate::frame::Form;
 use crate::tls::{NAME, Pki, Tls};
 use crate::{cores, sample};
 
+/// How long the relay may take to end when it is asked to.
+const END_WAIT: Duration = Duration::from_secs(2);
+
 /// What a load can be put through.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum, Serialize, Deserialize,
@@ -38,6 +41,8 @@ pub enum System {
     Millstream,
     /// Millstream on epoll.
     MillstreamEpoll,
+    /// Millstream as `loadtest/pgo` builds it, on io_uring.
+    MillstreamPgo,
     /// Millstream by a route that tells streams as a page's tokens.
     MillstreamTokens,
     /// Millstream by a route that tells them in OpenAI's words.
@@ -64,6 +69,7 @@ impl fmt::Display for System {
             Self::PumpMonoio => "pump-monoio",
             Self::Millstream => "millstream",
             Self::MillstreamEpoll => "millstream-epoll",
+            Self::MillstreamPgo => "millstream-pgo",
             Self::MillstreamTokens => "millstream-tokens",
             Self::MillstreamOpenai => "millstream-openai",
             Self::Nginx => "nginx",
@@ -80,6 +86,8 @@ impl fmt::Display for System {
 pub struct Bench {
     /// The relay's release binary.
     pub millstream: PathBuf,
+    /// The one that `loadtest/pgo` builds.
+    pub millstream_pgo: PathBuf,
     /// More flags for the relay.
     pub millstream_flags: Vec<String>,
     /// Looked into before PATH.
@@ -177,7 +185,8 @@ impl System {
 
     /// Whether it is the relay.
     pub fn is_millstream(self) -> bool {
-        matches!(self, Self::Millstream | Self::MillstreamEpoll) || self.is_shaped()
+        matches!(self, Self::Millstream | Self::MillstreamEpoll | Self::MillstreamPgo)
+            || self.is_shaped()
     }
 
     /// Whether it passes TCP on as it comes, or is not there at all.
@@ -227,6 +236,9 @@ impl Bench {
         match system {
             System::Direct => Some(PathBuf::new()),
             _ if system.pump().is_some() => std::env::current_exe().ok(),
+            System::MillstreamPgo => {
+                self.millstream_pgo.is_file().then(|| self.millstream_pgo.clone())
+            }
             system if system.is_millstream() => {
                 self.millstream.is_file().then(|| self.millstream.clone())
             }
@@ -370,6 +382,7 @@ fn arguments(
         }
         System::Millstream
         | System::MillstreamEpoll
+        | System::MillstreamPgo
         | System::MillstreamTokens
         | System::MillstreamOpenai => {
             let io = if system == System::MillstreamEpoll { "epoll" } else { "uring" };
@@ -498,13 +511,10 @@ impl Drop for Running {
     fn drop(&mut self) {
         let pids = self.pids();
         if let Some(mut child) = self.child.take() {
-            let kill = |pid: &u32, signal| {
-                let pid = i32::try_from(*pid).ok().and_then(Pid::from_raw);
-                pid.map(|pid| kill_process(pid, signal))
-            };
+            let ended = self.system.is_millstream() && ends(&mut child);
             // Below first: a master would start its worker anew or leave it behind.
-            for pid in &pids {
-                let _ = kill(pid, Signal::KILL);
+            for pid in pids.iter().filter(|_| !ended) {
+                signal(*pid, Signal::KILL);
             }
             let _ = child.wait();
         }
@@ -512,6 +522,26 @@ impl Drop for Running {
             let _ = fs::remove_dir_all(dir);
         }
     }
+}
+
+fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// Asks a process to end, and waits a little; whether it has. What it writes at its end (a profile
+/// of what it did) is written then.
+fn ends(child: &mut Child) -> bool {
+    signal(child.id(), Signal::TERM);
+    let begun = Instant::now();
+    while begun.elapsed() < END_WAIT {
+        if !matches!(child.try_wait(), Ok(None)) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
 }
 
 #[cfg(test)]

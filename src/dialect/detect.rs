@@ -20,7 +20,8 @@ impl Dialect {
     /// | dashscope | `/services/aigc/` in the path, or an `x-dashscope-sse` field |
     /// | generic | all else |
     pub fn from_request(path: &str, field: impl Fn(&str) -> bool) -> Self {
-        let path = path.split(['?', '#']).next().unwrap_or_default();
+        let end = memchr::memchr2(b'?', b'#', path.as_bytes());
+        let path = &path[..end.unwrap_or(path.len())];
         let path = path.strip_suffix('/').unwrap_or(path);
         if path.ends_with("/completions") {
             Self::OpenAiChat

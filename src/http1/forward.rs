@@ -122,7 +122,9 @@ fn is_cors(name: &[u8]) -> bool {
 }
 
 pub(super) fn put(out: &mut Vec<u8>, name: impl AsRef<[u8]>, value: &[u8]) {
-    out.extend_from_slice(name.as_ref());
+    let name = name.as_ref();
+    out.reserve(name.len() + value.len() + 4);
+    out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");

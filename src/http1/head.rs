@@ -5,6 +5,7 @@
 //! refused, in requests and in responses alike.
 
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::name::Name;
@@ -319,9 +320,10 @@ pub fn parse_request(
         return Ok(Status::Partial);
     };
     let head = &buf[..len];
-    let mut fields = [httparse::EMPTY_HEADER; HEAD_FIELDS_MAX];
-    let mut parsed = httparse::Request::new(&mut fields);
-    let status = parsed.parse(head).map_err(|e| from_httparse(e, HeadError::StartLine, head))?;
+    let mut fields = [const { MaybeUninit::uninit() }; HEAD_FIELDS_MAX];
+    let mut parsed = httparse::Request::new(&mut []);
+    let status = parsed.parse_with_uninit_headers(head, &mut fields);
+    let status = status.map_err(|e| from_httparse(e, HeadError::StartLine, head))?;
     let (Some(method), Some(target)) = (parsed.method, parsed.path) else {
         return Err(HeadError::StartLine);
     };
@@ -351,9 +353,11 @@ pub fn parse_response(
         return Ok(Status::Partial);
     };
     let head = &buf[..len];
-    let mut fields = [httparse::EMPTY_HEADER; HEAD_FIELDS_MAX];
-    let mut parsed = httparse::Response::new(&mut fields);
-    let status = parsed.parse(head).map_err(|e| from_httparse(e, HeadError::StartLine, head))?;
+    let mut fields = [const { MaybeUninit::uninit() }; HEAD_FIELDS_MAX];
+    let mut parsed = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    let status = parser.parse_response_with_uninit_headers(&mut parsed, head, &mut fields);
+    let status = status.map_err(|e| from_httparse(e, HeadError::StartLine, head))?;
     if status != httparse::Status::Complete(len) {
         return Err(HeadError::StartLine);
     }
