@@ -296,6 +296,9 @@ mod tests {
             let in_round = |round| item.present(&all, round).len();
             assert_eq!((in_round(4), in_round(5)), (4, 0), "{label}");
             assert!(in_round(0) >= 4, "{label}");
+            // The second build of the relay too, where rounds are judged by CPU.
+            let second = item.present(&[System::MillstreamPgo], 4).len();
+            assert_eq!(second == 1, !label.starts_with("saturation"), "{label}");
         }
         let items = usual(false, Some(3));
         assert!(items.iter().all(|item| item.rounds == Rounds::all(3)));

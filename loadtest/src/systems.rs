@@ -236,11 +236,10 @@ impl Bench {
         match system {
             System::Direct => Some(PathBuf::new()),
             _ if system.pump().is_some() => std::env::current_exe().ok(),
-            System::MillstreamPgo => {
-                self.millstream_pgo.is_file().then(|| self.millstream_pgo.clone())
-            }
             system if system.is_millstream() => {
-                self.millstream.is_file().then(|| self.millstream.clone())
+                let pgo = system == System::MillstreamPgo;
+                let program = if pgo { &self.millstream_pgo } else { &self.millstream };
+                program.is_file().then(|| program.clone())
             }
             _ => {
                 let path = std::env::var_os("PATH").unwrap_or_default();
