@@ -7,7 +7,7 @@
 //! time. The bytes go by `recv` and `sendmsg` with `MSG_DONTWAIT`, so a socket with room is
 //! written to at once, without a turn through the ring. [`ready`] says how readiness is learnt.
 
-mod ahead;
+mod crowd;
 pub mod handover;
 pub mod listener;
 pub mod ready;

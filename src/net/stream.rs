@@ -66,8 +66,24 @@ impl Wire for Watched {
     }
 
     fn send(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        if !self.flush() {
+            return Ok(None);
+        }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         sent(self, bytes.len(), || rustix::net::send(self, bytes, flags))
+    }
+}
+
+/// A socket to which records are posted.
+struct Posting<'a>(&'a Watched);
+
+impl Wire for Posting<'_> {
+    fn recv(&self, room: &mut [u8]) -> io::Result<Option<usize>> {
+        self.0.recv(room)
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        if self.0.post(&[bytes]) { Ok(Some(bytes.len())) } else { self.0.send(bytes) }
     }
 }
 
@@ -186,6 +202,46 @@ impl Transport {
         }
     }
 
+    /// [`try_send_vectored`](Self::try_send_vectored) of what need not go before those who are awake
+    /// have had their turn. It may fail to go then, and the next that is sent tells; before the end
+    /// of a body it is [flushed](Self::flush).
+    ///
+    /// # Errors
+    /// As [`try_send`](Self::try_send).
+    #[inline]
+    pub fn post(&self, slices: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+        if let Some(session) = &self.session {
+            return session.borrow_mut().write(&Posting(&self.socket), slices);
+        }
+        if self.socket.post(slices) {
+            return Ok(Some(slices.iter().map(|slice| slice.len()).sum()));
+        }
+        match slices {
+            [slice] => self.socket.send(slice),
+            slices => self.try_send_vectored(slices),
+        }
+    }
+
+    /// Sends what was [posted](Self::post); false where the socket has no room for all of it, and
+    /// will be writable when it is gone.
+    pub fn flush(&self) -> bool {
+        self.socket.flush()
+    }
+
+    /// Passes bytes that have come ahead on to `to`, if `judge` says that all of them may go; see
+    /// [`Watched::pass_ahead`].
+    #[inline]
+    pub fn pass_ahead(
+        &self,
+        to: &Self,
+        judge: impl FnOnce(&[u8]) -> usize,
+    ) -> Option<(usize, usize)> {
+        if self.session.is_some() || to.session.is_some() {
+            return None;
+        }
+        self.socket.pass_ahead(&to.socket, judge)
+    }
+
     /// [`try_send`](Self::try_send) for several slices in one call.
     ///
     /// # Errors
@@ -204,6 +260,9 @@ impl Transport {
                 room = rest;
             }
             return self.socket.send(&joined.bytes()[..wanted]);
+        }
+        if !self.socket.flush() {
+            return Ok(None);
         }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         sent(&self.socket, wanted, || {
@@ -288,7 +347,8 @@ impl Transport {
 
     /// Bytes sent that the peer's kernel has not acknowledged, TLS's own among them.
     pub fn unacknowledged(&self) -> i64 {
-        unacknowledged(&self.socket)
+        let owed = self.socket.owed() as i64;
+        owed + unacknowledged(&self.socket)
     }
 
     /// Sends the socket to another thread, under a number. When it has gone, nothing is left here
@@ -303,6 +363,9 @@ impl Transport {
         way: &OwnedFd,
         number: u64,
     ) -> io::Result<Option<Box<Option<Packed>>>> {
+        if !self.flush() {
+            return Err(Errno::AGAIN.into());
+        }
         self.socket.leave()?;
         match handover::send(way, self.socket.as_fd(), number) {
             Ok(true) => {
@@ -326,16 +389,19 @@ impl Transport {
     /// Tells the peer that nothing more comes (close_notify, FIN).
     pub fn shutdown_write(&self) {
         self.close_notify();
+        self.flush();
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
     }
 
     /// Ends both directions at once, where there is still something to do before it is closed.
     pub fn shutdown(&self) {
+        self.flush();
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
     }
 
     /// Resets the connection at once: the only honest end of a body that a close would delimit.
     pub fn reset(&self) {
+        self.flush();
         // Dissolving the association of a connected TCP socket sends RST (connect(2), AF_UNSPEC).
         let _ = rustix::net::sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
         let _ = rustix::net::connect_unspec(&self.socket);

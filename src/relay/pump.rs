@@ -161,7 +161,7 @@ impl Pump<'_> {
                 self.write(now)?;
             }
             if self.body.stream.is_ended() {
-                return Ok(self.body.stream.buffer().queued() == 0);
+                return Ok(self.body.stream.buffer().queued() == 0 && self.is_sent(now));
             }
             if !self.upstream_ready || !self.body.stream.wants_more() || reads == READS_PER_TURN_MAX
             {
@@ -173,6 +173,16 @@ impl Pump<'_> {
             reads += 1;
             self.read(now)?;
         }
+    }
+
+    /// Whether all that was posted is in the socket, which is waited for before the body is over.
+    fn is_sent(&mut self, now: Instant) -> bool {
+        let sent = self.connection.transport.flush();
+        if !sent {
+            self.blocked = true;
+            self.body.timers.refused(now);
+        }
+        sent
     }
 
     /// Whether another read comes before what is queued is written: the last one of this turn filled
@@ -213,26 +223,43 @@ impl Pump<'_> {
     /// whole frames, as nearly all does, goes out from where it was received, and the stream's
     /// buffer is not touched.
     fn pass(&mut self, now: Instant) -> Result<(), Failure> {
+        let (stream, client) = (&mut self.body.stream, &self.connection.transport);
+        let judged = self.upstream.pass_ahead(client, |bytes| stream.take_passing(bytes));
+        if let Some((n, taken)) = judged
+            && n == taken
+        {
+            self.upstream_ready = false;
+            self.body.timers.read(now);
+            self.has_passed(now, n);
+            return Ok(());
+        }
         let mut block = Block::for_reading();
         let received = self.upstream.try_recv(block.bytes_mut());
         let Some(n) = self.noted(now, received, block.size())? else { return Ok(()) };
         let bytes = &block.bytes()[..n];
-        let taken = self.body.stream.take_passing(bytes);
+        let taken = match judged {
+            Some((_, taken)) => taken,
+            None => self.body.stream.take_passing(bytes),
+        };
         if taken < n {
             let received = self.body.stream.received_in(block, n, taken);
             return self.taken(now, received);
         }
-        let sent = self.connection.transport.try_send(bytes).map_err(client_gone)?;
+        let sent = self.connection.transport.post(&[IoSlice::new(bytes)]).map_err(client_gone)?;
         if sent == Some(n) {
-            self.body.stream.passed(n);
-            self.body.timers.wrote(now, false);
-            self.record.carried(now, self.body.stream.carried());
+            self.has_passed(now, n);
             return Ok(());
         }
         let received = self.body.stream.received_in(block, n, taken);
         let sent = sent.map(|n| Sent { resumed: self.body.stream.sent(n) });
         self.wrote(now, sent);
         self.taken(now, received)
+    }
+
+    fn has_passed(&mut self, now: Instant, n: usize) {
+        self.body.stream.passed(n);
+        self.body.timers.wrote(now, false);
+        self.record.carried(now, self.body.stream.carried());
     }
 
     /// Accounts for what the stream has taken.
@@ -377,13 +404,15 @@ pub fn send_queued(transport: &Transport, stream: &mut Stream) -> io::Result<Opt
     let mut resumed = false;
     let mut any = false;
     while stream.buffer().queued() > 0 {
-        let buffer = stream.buffer();
+        let (buffer, last) = (stream.buffer(), stream.is_ended());
         let sent = match buffer.single() {
-            Some(bytes) => transport.try_send(bytes)?,
+            Some(bytes) if last => transport.try_send(bytes)?,
+            Some(bytes) => transport.post(&[IoSlice::new(bytes)])?,
             None => {
                 let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
                 let used = buffer.gather(&mut slices);
-                transport.try_send_vectored(&slices[..used])?
+                let slices = &slices[..used];
+                if last { transport.try_send_vectored(slices)? } else { transport.post(slices)? }
             }
         };
         let Some(n) = sent else { break };

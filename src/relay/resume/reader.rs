@@ -201,7 +201,7 @@ pub(in super::super) fn go_on(connection: Connection, reads: Box<Reads>) {
 /// Sends slices; how many bytes the socket took, and of how many.
 fn send(transport: &Transport, slices: &[IoSlice<'_>]) -> Result<(Option<usize>, usize), Failure> {
     let wanted = slices.iter().map(|slice| slice.len()).sum::<usize>();
-    let sent = transport.try_send_vectored(slices);
+    let sent = transport.post(slices);
     sent.map(|sent| (sent, wanted)).map_err(client_gone)
 }
 
@@ -488,6 +488,11 @@ impl Reading {
             over.then(|| (kept.outcome.unwrap_or(Outcome::Panicked), kept.whole))
         });
         let Some((outcome, whole)) = over.flatten() else { return Ok(None) };
+        if !self.connection.transport.flush() {
+            self.blocked = true;
+            self.timers.refused(clock::now());
+            return Ok(None);
+        }
         if !whole {
             return Ok(Some(End::Broken(outcome)));
         }
