@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::SystemTime;
 
 use super::Version;
+use super::date::date;
 use super::edits::{FieldEdits, Secret};
 use super::head::{BodyFraming, Field, RequestHead, ResponseHead, list};
 use super::name::Name;
@@ -300,8 +301,7 @@ pub fn encode_response(head: &ResponseHead, forward: &ForwardResponse<'_>, out: 
         put(out, name, value.as_bytes());
     }
     if let Some(received) = forward.received {
-        // RFC 9110, section 6.6.1.
-        put(out, "Date", httpdate::fmt_http_date(received).as_bytes());
+        put(out, "Date", &date(received));
     }
     put(out, "X-Request-Id", forward.request_id.as_bytes());
     if let Some(id) = forward.stream_id {

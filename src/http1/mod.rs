@@ -5,6 +5,7 @@
 
 pub mod body;
 pub mod chunked;
+pub mod date;
 pub mod edits;
 pub mod forward;
 pub mod head;

@@ -308,6 +308,9 @@ impl Watched {
         judge: impl FnOnce(&[u8]) -> usize,
     ) -> Option<(usize, usize)> {
         SET.with(|set| {
+            if !set.crowded.get() {
+                return None;
+            }
             let mut entries = set.entries.borrow_mut();
             if !entries.all.get(to.key as usize)?.takes_posts() {
                 return None;
