@@ -203,8 +203,8 @@ impl Transport {
     }
 
     /// [`try_send_vectored`](Self::try_send_vectored) of what need not go before those who are awake
-    /// have had their turn. It may fail to go then, and the next that is sent tells; before the end
-    /// of a body it is [flushed](Self::flush).
+    /// have had their turn. It may fail to go then, and the next that is sent or received tells.
+    /// Before the connection is closed it is [flushed](Self::flush).
     ///
     /// # Errors
     /// As [`try_send`](Self::try_send).

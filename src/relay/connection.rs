@@ -142,6 +142,9 @@ async fn requests(connection: &mut Connection, mut first: bool) -> Option<Box<Re
             },
             Next::HandedOver => return None,
             Next::Over => {
+                if !connection.transport.flush() {
+                    Box::pin(connection.flush()).await;
+                }
                 connection.transport.close_notify();
                 break After::Abort;
             }
@@ -335,24 +338,32 @@ impl Connection {
         while !bytes.is_empty() {
             match self.transport.try_send(bytes) {
                 Ok(Some(n)) => bytes = &bytes[n..],
-                Ok(None) => {
-                    let deadline = clock::now() + self.core().plan.write_timeout;
-                    poll_fn(|cx| {
-                        if self.transport.poll_writable(cx).is_ready() {
-                            return Poll::Ready(Ok(()));
-                        }
-                        if self.core().stage() == Stage::Ending {
-                            return Poll::Ready(Err(Outcome::Drained));
-                        }
-                        let late = self.registration.poll_deadline(Some(deadline), clock::now());
-                        late.map(|()| Err(Outcome::ClientStalled))
-                    })
-                    .await?;
-                }
+                Ok(None) => self.writable().await?,
                 Err(_) => return Err(Outcome::ClientGone),
             }
         }
         Ok(())
+    }
+
+    /// Waits until the client takes bytes, but not longer than the write timeout.
+    async fn writable(&self) -> Result<(), Outcome> {
+        let deadline = clock::now() + self.core().plan.write_timeout;
+        poll_fn(|cx| {
+            if self.transport.poll_writable(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            if self.core().stage() == Stage::Ending {
+                return Poll::Ready(Err(Outcome::Drained));
+            }
+            let late = self.registration.poll_deadline(Some(deadline), clock::now());
+            late.map(|()| Err(Outcome::ClientStalled))
+        })
+        .await
+    }
+
+    /// Waits until what was [posted](Transport::post) is in the socket, or the client takes nothing.
+    async fn flush(&self) {
+        while !self.transport.flush() && self.writable().await.is_ok() {}
     }
 
     /// Looks at the client, whose side became readable: it left, or sends its next request early.
@@ -429,6 +440,7 @@ impl Connection {
     /// sending for a while, so that the kernel's reset does not overtake our answer
     /// (RFC 9112, section 9.6).
     pub(super) async fn linger(&mut self) {
+        self.flush().await;
         self.transport.shutdown_write();
         self.inbox = Inbox::default();
         let deadline = clock::now() + LINGER_TIMEOUT.min(Duration::from_secs(30));

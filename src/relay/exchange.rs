@@ -591,7 +591,7 @@ async fn tell(
 async fn flush(connection: &Connection, stream: &mut Stream) {
     let deadline = clock::now() + connection.core().plan.write_timeout;
     while stream.buffer().queued() > 0 && clock::now() < deadline {
-        if send_queued(&connection.transport, stream).is_err() {
+        if send_queued(&connection.transport, stream, false).is_err() {
             return;
         }
         if stream.buffer().queued() > 0 && connection.core().stage() != Stage::Ending {

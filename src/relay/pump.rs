@@ -161,7 +161,7 @@ impl Pump<'_> {
                 self.write(now)?;
             }
             if self.body.stream.is_ended() {
-                return Ok(self.body.stream.buffer().queued() == 0 && self.is_sent(now));
+                return Ok(self.body.stream.buffer().queued() == 0);
             }
             if !self.upstream_ready || !self.body.stream.wants_more() || reads == READS_PER_TURN_MAX
             {
@@ -173,16 +173,6 @@ impl Pump<'_> {
             reads += 1;
             self.read(now)?;
         }
-    }
-
-    /// Whether all that was posted is in the socket, which is waited for before the body is over.
-    fn is_sent(&mut self, now: Instant) -> bool {
-        let sent = self.connection.transport.flush();
-        if !sent {
-            self.blocked = true;
-            self.body.timers.refused(now);
-        }
-        sent
     }
 
     /// Whether another read comes before what is queued is written: the last one of this turn filled
@@ -296,7 +286,7 @@ impl Pump<'_> {
     }
 
     fn write(&mut self, now: Instant) -> Result<(), Failure> {
-        let sent = send_queued(&self.connection.transport, &mut self.body.stream);
+        let sent = send_queued(&self.connection.transport, &mut self.body.stream, true);
         self.wrote(now, sent.map_err(client_gone)?);
         Ok(())
     }
@@ -396,23 +386,28 @@ pub struct Sent {
     pub resumed: bool,
 }
 
-/// Sends queued bytes in one call; `Ok(None)` when the socket took none.
+/// Sends queued bytes in one call, or [posts](Transport::post) them; `Ok(None)` when the socket took
+/// none.
 ///
 /// # Errors
 /// The peer is gone.
-pub fn send_queued(transport: &Transport, stream: &mut Stream) -> io::Result<Option<Sent>> {
+pub fn send_queued(
+    transport: &Transport,
+    stream: &mut Stream,
+    posts: bool,
+) -> io::Result<Option<Sent>> {
     let mut resumed = false;
     let mut any = false;
     while stream.buffer().queued() > 0 {
-        let (buffer, last) = (stream.buffer(), stream.is_ended());
+        let buffer = stream.buffer();
         let sent = match buffer.single() {
-            Some(bytes) if last => transport.try_send(bytes)?,
-            Some(bytes) => transport.post(&[IoSlice::new(bytes)])?,
+            Some(bytes) if posts => transport.post(&[IoSlice::new(bytes)])?,
+            Some(bytes) => transport.try_send(bytes)?,
             None => {
                 let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
                 let used = buffer.gather(&mut slices);
                 let slices = &slices[..used];
-                if last { transport.try_send_vectored(slices)? } else { transport.post(slices)? }
+                if posts { transport.post(slices)? } else { transport.try_send_vectored(slices)? }
             }
         };
         let Some(n) = sent else { break };

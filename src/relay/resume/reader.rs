@@ -488,11 +488,6 @@ impl Reading {
             over.then(|| (kept.outcome.unwrap_or(Outcome::Panicked), kept.whole))
         });
         let Some((outcome, whole)) = over.flatten() else { return Ok(None) };
-        if !self.connection.transport.flush() {
-            self.blocked = true;
-            self.timers.refused(clock::now());
-            return Ok(None);
-        }
         if !whole {
             return Ok(Some(End::Broken(outcome)));
         }
