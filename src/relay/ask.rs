@@ -157,7 +157,7 @@ impl Ask<'_> {
         if progress.upstream_deaf || progress.upstream_blocked {
             return;
         }
-        match send_queued(self.upstream, self.body, false) {
+        match send_queued(self.upstream, self.body, true) {
             Ok(sent) => {
                 progress.upstream_blocked = self.body.buffer().queued() > 0;
                 if sent.is_some() {
