@@ -1,5 +1,6 @@
 //! Load tests of Millstream beside its peers and bare pumps. See README.md.
 
+pub mod beside;
 pub mod client;
 pub mod clock;
 pub mod cores;

@@ -1,21 +1,22 @@
 //! `loadtest`: see README.md.
 
 use std::cell::OnceCell;
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressDrawTarget};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use loadtest::origin::Origin;
 use loadtest::run::Stage;
 use loadtest::scenario::{Numbers, Scenario};
 use loadtest::suite::{Field, Findings, Item, Rounds, usual};
 use loadtest::systems::{Bench, System};
-use loadtest::{cores, pump, report, table, verdict};
+use loadtest::{beside, cores, pump, report, table, verdict};
 
 /// Load tests of Millstream beside its peers and bare pumps.
 #[derive(Debug, Parser)]
@@ -64,6 +65,13 @@ struct Options {
 enum Command {
     #[command(flatten)]
     Scenario(Scenario),
+    /// Systems at once with the first one given, each with half of the usual load, on one core:
+    /// the ratio of their CPU to half a percent
+    Beside {
+        /// Of a scenario whose load does not end by itself, or is counted (`steady`, `churn-new`)
+        #[command(subcommand)]
+        scenario: Scenario,
+    },
     /// The usual suite, about sixteen minutes
     All {
         /// In less than two minutes, each scenario once
@@ -104,6 +112,26 @@ enum Command {
         /// The file
         file: PathBuf,
     },
+}
+
+impl Options {
+    /// As they were given, but for who takes part, how often, and where it goes.
+    fn arguments(&self) -> Vec<OsString> {
+        let mut all: Vec<OsString> = Vec::new();
+        let mut put = |name: &str, value: &OsStr| all.extend([name.into(), value.into()]);
+        self.millstream.iter().for_each(|path| put("--millstream", path.as_os_str()));
+        self.tools.iter().for_each(|path| put("--tools", path.as_os_str()));
+        let texts = [
+            ("--millstream-flags", &self.millstream_flags),
+            ("--sut-cores", &self.sut_cores),
+            ("--load-cores", &self.load_cores),
+        ];
+        for (name, text) in texts {
+            text.iter().for_each(|text| put(name, text.as_ref()));
+        }
+        all.extend(self.pgo.then(|| "--pgo".into()));
+        all
+    }
 }
 
 fn bench(options: &Options) -> Result<Bench> {
@@ -163,6 +191,30 @@ fn measure(options: &Options, items: &[Item]) -> Result<()> {
     Ok(())
 }
 
+/// Runs the other systems beside the first.
+fn measure_beside(scenario: Scenario, numbers: &Numbers, options: &Options) -> Result<()> {
+    let usual = [System::PumpUring, System::Millstream, System::Nginx, System::Haproxy];
+    let systems = if options.system.is_empty() { &usual[..] } else { &options.system };
+    let [first, others @ ..] = systems else { bail!("--system names nobody") };
+    if others.is_empty() {
+        bail!("--system {first} is beside nobody: name another, as in --system pump-uring,{first}");
+    }
+    let mut numbers = numbers.clone();
+    if scenario == Scenario::Steady {
+        numbers.streams.get_or_insert(500);
+    }
+    numbers.seconds.get_or_insert(4.0);
+    let mut arguments = vec![OsString::from(scenario.name())];
+    arguments.extend(numbers.arguments().into_iter().map(OsString::from));
+    arguments.extend(options.arguments());
+    let style = ProgressStyle::with_template("{elapsed} {msg} [{bar:30}] {pos}/{len}")?;
+    let bar = ProgressBar::new(0).with_style(style);
+    let rounds = options.rounds.unwrap_or(6);
+    let pairs = beside::run(&arguments, (*first, others), rounds, &bar)?;
+    print!("{}", beside::text(*first, &scenario.spec(&numbers).label, &pairs));
+    Ok(())
+}
+
 /// As many descriptors as this user may have; children inherit it.
 fn raise_descriptors() -> u64 {
     use rustix::process::{Resource, getrlimit, setrlimit};
@@ -185,6 +237,7 @@ fn main() -> Result<()> {
             let rounds = Rounds::all(cli.options.rounds.unwrap_or(1));
             measure(&cli.options, &[Item { spec, rounds, field }])
         }
+        Command::Beside { scenario } => measure_beside(*scenario, &cli.numbers, &cli.options),
         Command::All { quick } => measure(&cli.options, &usual(*quick, cli.options.rounds)),
         Command::Origin { listen } => {
             raise_descriptors();

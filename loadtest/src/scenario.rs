@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum as _};
 
 use crate::client::{Cuts, Group, Reading};
 use crate::run::{Before, Spec, Window};
@@ -36,6 +36,25 @@ pub struct Numbers {
     /// Where https is spoken [default: off; clients in `handshake`]
     #[arg(long, global = true, value_enum)]
     pub tls: Option<Tls>,
+}
+
+impl Numbers {
+    /// As they were given.
+    pub fn arguments(&self) -> Vec<String> {
+        let tls = self.tls.and_then(|tls| Some(tls.to_possible_value()?.get_name().to_owned()));
+        let given = [
+            ("--streams", self.streams.map(|n| n.to_string())),
+            ("--rate", self.rate.map(|n| n.to_string())),
+            ("--size", self.size.map(|n| n.to_string())),
+            ("--frames", self.frames.map(|n| n.to_string())),
+            ("--seconds", self.seconds.map(|n| n.to_string())),
+            ("--workers", self.workers.map(|n| n.to_string())),
+            ("--seed", self.seed.map(|n| n.to_string())),
+            ("--tls", tls),
+        ];
+        let given = given.into_iter().filter_map(|(name, value)| Some([name.to_owned(), value?]));
+        given.flatten().collect()
+    }
 }
 
 /// What is done.
