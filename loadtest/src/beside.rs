@@ -146,7 +146,7 @@ fn found(file: &Path) -> Result<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::result::Cpu;
+    use crate::sample::Cpu;
 
     #[test]
     fn ratios_are_the_rounds_own() {
