@@ -5,7 +5,8 @@
 //! every idle stream would pin one; and a read or write must never be dropped, because the kernel
 //! may have moved bytes already. Waiting for readiness owns nothing and may be dropped at any
 //! time. The bytes go by `recv` and `sendmsg` with `MSG_DONTWAIT`, so a socket with room is
-//! written to at once, without a turn through the ring. [`ready`] says how readiness is learnt.
+//! written to at once, without a turn through the ring; or, where many have something to send, when
+//! all of them have had their turn (`crowd.rs`). [`ready`] says how readiness is learnt.
 
 mod crowd;
 pub mod handover;

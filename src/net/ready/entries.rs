@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
-use rustix::net::SendFlags;
+use rustix::net::{SendFlags, Shutdown};
 
 use super::super::crowd::{Came, Crowd, Piece};
 use crate::buf::prefetch_from;
@@ -131,8 +131,10 @@ impl Entry {
                 Err(Errno::AGAIN) => break 0,
                 Ok(n) => break n,
                 Err(_) => {
-                    // Told once. From now on the socket can be read to its end or its failure,
-                    // which is how the task learns of it.
+                    // Told once, and whoever posted has gone on. From now on the socket can be read
+                    // to its end, which is how the task learns of it; and whatever the failure was,
+                    // nothing goes out behind a gap.
+                    let _ = rustix::net::shutdown(socket, Shutdown::Both);
                     (self.owes, self.ready) = (Owes::Nothing, self.ready | CLOSED | WRITE);
                     self.wake();
                     return 0;
