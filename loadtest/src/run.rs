@@ -94,7 +94,8 @@ impl Spec {
     }
 }
 
-/// What a run measures first, with the same system in the same round.
+/// What a run is measured by, with the same system in the same round; before it where nothing else is
+/// said.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Before {
     /// Nothing.
@@ -104,7 +105,7 @@ pub enum Before {
     Capacity(f64),
     /// The same load through one worker.
     OneWorker,
-    /// The same load through the relay without the scenario's flags.
+    /// The same load through the relay without the scenario's flags, at the same time.
     Unflagged,
     /// The same streams, the next frame of each sent as soon as its last one has been read.
     Saturation,
@@ -153,15 +154,15 @@ impl Stage<'_> {
         let place = self.bench.place(spec.workers);
         if spec.before == Before::Unflagged {
             let plain = Spec { relay_flags: Vec::new(), before: Before::Nothing, ..spec.clone() };
-            let through = |spec| self.through(system, spec, round, &place);
-            // Neither is always first.
-            let (plain, mut all) = if round & 1 == 0 {
-                let plain = through(&plain)?;
-                (plain, through(spec)?)
-            } else {
-                let all = through(spec)?;
-                (through(&plain)?, all)
-            };
+            // At once, on the same core: what the machine does to one it does to the other.
+            let (other, place) = (self.another(), &place);
+            let (plain, all) = std::thread::scope(|scope| {
+                let plain = scope.spawn(move || other.through(system, &plain, round, place));
+                let all = self.through(system, spec, round, place);
+                (plain.join(), all)
+            });
+            let Ok(plain) = plain else { bail!("the run without {:?} failed", spec.relay_flags) };
+            let (plain, mut all) = (plain?, all?);
             all.base = Some(Box::new(plain.brief()));
             return Ok(all);
         }
@@ -203,6 +204,12 @@ impl Stage<'_> {
             bail!("{system} died: {}", running.log());
         }
         result
+    }
+
+    /// The same for a run at the same time.
+    fn another(&self) -> Self {
+        let interrupted = Arc::clone(&self.interrupted);
+        Stage { bench: self.bench, interrupted, pki: OnceCell::new(), bar: self.bar.clone() }
     }
 
     fn pki(&self, tls: Tls) -> Result<Option<&Pki>> {

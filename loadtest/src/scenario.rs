@@ -94,7 +94,8 @@ pub enum Scenario {
     Soak,
     /// Resumable streams whose connections are cut at random: whether every client has all of it
     Resume,
-    /// Steady streams through the relay without --resume and with it: CPU per frame of both
+    /// Steady streams through the relay without --resume and with it, at once on one core: CPU per
+    /// frame of both
     ResumeCost,
     /// Resumable streams left for good by the thousand: what is kept of them, and what is left
     Detached,
@@ -359,7 +360,7 @@ fn resume(numbers: &Numbers, shape: Shape, spec: impl Build) -> Spec {
 }
 
 fn resume_cost(numbers: &Numbers, shape: Shape, spec: impl Build) -> Spec {
-    let (count, rate) = (numbers.streams.unwrap_or(1000), numbers.rate.unwrap_or(20.0));
+    let (count, rate) = (numbers.streams.unwrap_or(500), numbers.rate.unwrap_or(20.0));
     let label = format!("{count}×{rate}/s×{}B", shape.size);
     let group = ramped(count, Shape { rate, ..shape });
     let window = Window::For(seconds(numbers.seconds.unwrap_or(4.0)));
