@@ -6,7 +6,7 @@
 //! lines in their caches, and turns of the half: the figures themselves are higher than alone.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -14,6 +14,7 @@ use indicatif::ProgressBar;
 
 use crate::result::RunResult;
 use crate::suite::Findings;
+use crate::summary::{a_request, median};
 use crate::systems::System;
 
 /// What one round of a pair took: CPU µs a frame or request of the first and of the other.
@@ -29,36 +30,24 @@ pub struct Pair {
 }
 
 impl Pair {
-    fn sorted(&self, of: impl Fn(&Round) -> f64) -> Vec<f64> {
-        let mut all: Vec<f64> = self.rounds.iter().map(of).collect();
-        all.sort_by(f64::total_cmp);
-        all
-    }
-
     /// The median of what the rounds have in `of`.
     fn median(&self, of: impl Fn(&Round) -> f64) -> f64 {
-        let all = self.sorted(of);
-        match all.len() {
-            0 => f64::NAN,
-            len if len % 2 == 1 => all[len / 2],
-            len => f64::midpoint(all[len / 2 - 1], all[len / 2]),
-        }
+        median(self.rounds.iter().map(of).collect()).unwrap_or(f64::NAN)
     }
 
     /// The rounds' own ratios to the first system: the median, the least and the most.
     pub fn ratio(&self) -> [f64; 3] {
         let ratio = |round: &Round| round[1] / round[0];
-        let all = self.sorted(ratio);
-        let end = |at: Option<&f64>| at.copied().unwrap_or(f64::NAN);
-        [self.median(ratio), end(all.first()), end(all.last())]
+        // NaN gives way to any other.
+        let end = |pick: fn(f64, f64) -> f64| self.rounds.iter().map(ratio).fold(f64::NAN, pick);
+        [self.median(ratio), end(f64::min), end(f64::max)]
     }
 }
 
 /// CPU µs of what the scenario counts: requests where responses are short, else frames.
 fn micros(run: &RunResult) -> Option<f64> {
     let short = run.scenario.starts_with("churn") || run.scenario.starts_with("handshake");
-    let count = if short { run.requests } else { run.frames };
-    (count > 0).then(|| run.cpu.total() / 1e3 / count as f64)
+    if short { a_request(run) } else { run.cpu_per_frame() }
 }
 
 /// A table of the pairs.
@@ -114,7 +103,7 @@ pub fn run(
     Ok(pairs)
 }
 
-fn start(arguments: &[OsString], system: System, file: &PathBuf) -> Result<Child> {
+fn start(arguments: &[OsString], system: System, file: &Path) -> Result<Child> {
     let this = std::env::current_exe().context("this program's place")?;
     let mut command = Command::new(this);
     command.args(arguments).args(["--rounds", "1", "--system", &system.to_string()]);

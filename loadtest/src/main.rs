@@ -9,12 +9,12 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget};
 
 use loadtest::origin::Origin;
 use loadtest::run::Stage;
 use loadtest::scenario::{Numbers, Scenario};
-use loadtest::suite::{Field, Findings, Item, Rounds, usual};
+use loadtest::suite::{Field, Findings, Item, Rounds, bar_style, usual};
 use loadtest::systems::{Bench, System};
 use loadtest::{beside, cores, pump, report, table, verdict};
 
@@ -207,8 +207,7 @@ fn measure_beside(scenario: Scenario, numbers: &Numbers, options: &Options) -> R
     let mut arguments = vec![OsString::from(scenario.name())];
     arguments.extend(numbers.arguments().into_iter().map(OsString::from));
     arguments.extend(options.arguments());
-    let style = ProgressStyle::with_template("{elapsed} {msg} [{bar:30}] {pos}/{len}")?;
-    let bar = ProgressBar::new(0).with_style(style);
+    let bar = ProgressBar::new(0).with_style(bar_style());
     let rounds = options.rounds.unwrap_or(6);
     let pairs = beside::run(&arguments, (*first, others), rounds, &bar)?;
     print!("{}", beside::text(*first, &scenario.spec(&numbers).label, &pairs));

@@ -183,6 +183,12 @@ pub fn usual(quick: bool, rounds: Option<usize>) -> Vec<Item> {
     ]
 }
 
+/// How the progress of many runs is shown.
+pub fn bar_style() -> ProgressStyle {
+    ProgressStyle::with_template("{elapsed} {msg} [{bar:30}] {pos}/{len}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
 impl Findings {
     /// Runs every item, round by round, through every system in turn; the order turns with the
     /// round, so that nobody is always first. Ctrl-C ends it early with what there is.
@@ -192,9 +198,7 @@ impl Findings {
         let present: Vec<System> =
             systems.iter().copied().filter(|system| !machine.missing.contains(system)).collect();
         let mut findings = Self { machine, ..Self::default() };
-        if let Ok(style) = ProgressStyle::with_template("{elapsed} {msg} [{bar:30}] {pos}/{len}") {
-            stage.bar.set_style(style);
-        }
+        stage.bar.set_style(bar_style());
         stage.bar.enable_steady_tick(Duration::from_millis(500));
         for item in items {
             let rounds = item.rounds.closest.max(item.rounds.others);

@@ -53,7 +53,8 @@ pub fn user_share(runs: &[&RunResult]) -> f64 {
     sum(|run| run.cpu.user) / sum(|run| run.cpu.total()).max(1.0)
 }
 
-fn a_request(result: &RunResult) -> Option<f64> {
+/// CPU of a request in microseconds.
+pub(crate) fn a_request(result: &RunResult) -> Option<f64> {
     let requests = result.requests + result.refused;
     (requests > 0 && result.cpu.total() > 0.0).then(|| result.cpu.total() / requests as f64 / 1e3)
 }

@@ -87,6 +87,16 @@ enum Aside {
     Failed(Errno),
 }
 
+/// Copies `slices` one behind the other to `room`, which holds them all.
+#[inline]
+pub(super) fn join(slices: &[impl Deref<Target = [u8]>], mut room: &mut [u8]) {
+    for slice in slices {
+        let (own, rest) = room.split_at_mut(slice.len());
+        own.copy_from_slice(slice);
+        room = rest;
+    }
+}
+
 /// The bytes of a turn, by the keys of their sockets.
 #[derive(Debug, Default)]
 pub(super) struct Crowd {
@@ -213,14 +223,10 @@ impl Crowd {
     pub(super) fn post(&mut self, key: u32, slices: &[impl Deref<Target = [u8]>]) -> bool {
         let len = slices.iter().map(|slice| slice.len()).sum::<usize>();
         let room = self.bytes.get_mut(self.used..self.used + len);
-        let Some(mut room) = room.filter(|_| (1..=TRICKLE_BYTES_MAX).contains(&len)) else {
+        let Some(room) = room.filter(|_| (1..=TRICKLE_BYTES_MAX).contains(&len)) else {
             return false;
         };
-        for slice in slices {
-            let (own, rest) = room.split_at_mut(slice.len());
-            own.copy_from_slice(slice);
-            room = rest;
-        }
+        join(slices, room);
         self.posts.push((key, Piece { start: self.used as u16, len: len as u16 }));
         self.used += len.next_multiple_of(LINE_BYTES);
         true

@@ -13,6 +13,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType,
 };
 
+use super::crowd::join;
 use super::handover;
 use super::ready::Watched;
 use super::tls::session::{Packed, Session, Shaken, Wire};
@@ -253,12 +254,7 @@ impl Transport {
         let wanted = slices.iter().map(|slice| slice.len()).sum();
         if wanted <= JOINED_BYTES_MAX {
             let mut joined = Block::with_room(wanted);
-            let mut room = joined.bytes_mut();
-            for slice in slices {
-                let (own, rest) = room.split_at_mut(slice.len());
-                own.copy_from_slice(slice);
-                room = rest;
-            }
+            join(slices, joined.bytes_mut());
             return self.socket.send(&joined.bytes()[..wanted]);
         }
         if !self.socket.flush() {
